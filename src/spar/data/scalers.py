@@ -1,0 +1,47 @@
+"""The one normalisation object: used in training, evaluation and the exported policy alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+STD_FLOOR = 1e-3
+
+
+class Scaler(NamedTuple):
+    """Observations to zero mean and unit variance; actions between the user's box [low, high] and [-1, 1]."""
+
+    obs_mean: np.ndarray  # (obs_dim,)
+    obs_std: np.ndarray  # (obs_dim,), the floor STD_FLOOR already added
+    obs_low: np.ndarray  # (obs_dim,) smallest logged value
+    obs_high: np.ndarray  # (obs_dim,) largest logged value
+    action_low: np.ndarray  # (act_dim,)
+    action_high: np.ndarray  # (act_dim,)
+
+    @classmethod
+    def fit(cls, obs: np.ndarray, action_low: np.ndarray, action_high: np.ndarray, standardise: bool = True) -> Scaler:
+        """Statistics of `obs` (N, obs_dim); with `standardise` off, mean 0 and scale 1."""
+        mean = obs.mean(0, dtype=np.float64) if standardise else np.zeros(obs.shape[1])
+        std = obs.std(0, dtype=np.float64) + STD_FLOOR if standardise else np.ones(obs.shape[1])
+        columns = (mean, std, obs.min(0), obs.max(0), action_low, action_high)
+        return cls(*(np.asarray(column, np.float32) for column in columns))
+
+    def obs_in(self, obs: np.ndarray) -> np.ndarray:
+        """(..., obs_dim) in the user's units -> standardised float32."""
+        return ((np.asarray(obs, np.float32) - self.obs_mean) / self.obs_std).astype(np.float32)
+
+    def action_in(self, action: np.ndarray) -> np.ndarray:
+        """(..., act_dim) in the user's box -> [-1, 1] float32."""
+        span = self.action_high - self.action_low
+        return (2 * (np.asarray(action, np.float32) - self.action_low) / span - 1).astype(np.float32)
+
+    def action_out(self, action: np.ndarray) -> np.ndarray:
+        """(..., act_dim) in [-1, 1] -> the user's box, clipped to it."""
+        scaled = self.action_low + (np.asarray(action, np.float32) + 1) * 0.5 * (self.action_high - self.action_low)
+        return np.clip(scaled, self.action_low, self.action_high).astype(np.float32)
+
+    def out_of_range(self, obs: np.ndarray, margin: float) -> np.ndarray:
+        """(B, obs_dim) -> (B,) bool: farther outside the logged range, in any dimension, than `margin` times its width."""
+        slack = margin * (self.obs_high - self.obs_low) + STD_FLOOR
+        return ((obs < self.obs_low - slack) | (obs > self.obs_high + slack)).any(-1)

@@ -1,0 +1,82 @@
+"""Small pure functions that several algorithms share. Shapes: B batch, N ensemble members, A action dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+Metrics = dict[str, jax.Array]
+Reduction = Literal["mean", "min"]
+
+
+def polyak(target: Params, online: Params, rate: float | jax.Array) -> Params:
+    """theta' <- rate * theta + (1 - rate) * theta'. Call it after the gradient step."""
+    return optax.incremental_update(online, target, rate)
+
+
+def td_target(reward: jax.Array, terminated: jax.Array, next_value: jax.Array, discount: float | jax.Array) -> jax.Array:
+    """r + discount * (1 - terminated) * next_value, all (B,). A truncated step bootstraps; only `terminated` does not."""
+    return reward + discount * (1.0 - terminated) * next_value
+
+
+def expectile_loss(error: jax.Array, expectile: float | jax.Array) -> jax.Array:
+    """|expectile - 1[error < 0]| * error**2, elementwise (Kostrikov et al. 2021, eq. 5). `error` is target minus prediction."""
+    return jnp.where(error < 0, 1.0 - expectile, expectile) * error**2
+
+
+def lcb(q: jax.Array, weight: float | jax.Array) -> jax.Array:
+    """Mean minus `weight` population standard deviations over the ensemble: (N, B) -> (B,) (SPAR eq. 1)."""
+    return q.mean(0) - weight * q.std(0)
+
+
+def reduce_ensemble(q: jax.Array, how: Reduction) -> jax.Array:
+    """(N, B) -> (B,), the mean or the minimum over the ensemble."""
+    return q.mean(0) if how == "mean" else q.min(0)
+
+
+def gaussian_log_prob(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Log density of a diagonal Gaussian, summed over the last axis: (B, A) -> (B,)."""
+    return (-0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
+
+
+def gaussian_kl(mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """KL(N(mean, std) || N(0, 1)) for each latent dimension: (B, Z) -> (B, Z)."""
+    return 0.5 * (mean**2 + jnp.exp(2 * log_std) - 1.0) - log_std
+
+
+def adam(learning_rate: float, clip_norm: float | None = None) -> optax.GradientTransformation:
+    """Adam, after clipping the global norm of this network's gradient where `clip_norm` is given."""
+    step = optax.adam(learning_rate)
+    return step if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), step)
+
+
+def grad_step(
+    loss: Callable[[Params], tuple[jax.Array, Metrics]],
+    params: Params,
+    opt_state: optax.OptState,
+    tx: optax.GradientTransformation,
+    *,
+    name: str,
+    members: bool = False,
+) -> tuple[Params, optax.OptState, Metrics]:
+    """One gradient step on `loss(params) -> (scalar, metrics)`; returns parameters, optimiser state and metrics.
+
+    The metrics gain `<name>_loss` and `<name>_grad_norm` (before clipping). With `members`, parameters carry a leading ensemble axis
+    and the optimiser, its norm clip included, acts on each member alone.
+    """
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    transform = jax.vmap(tx.update) if members else tx.update
+    updates, opt_state = transform(gradient, opt_state, params)
+    metrics = {**metrics, f"{name}_loss": value, f"{name}_grad_norm": optax.global_norm(gradient)}
+    return optax.apply_updates(params, updates), opt_state, metrics
+
+
+def flatten(params: Params) -> dict[str, jax.Array]:
+    """A nested dict of arrays as a flat one, keys joined by '/', flax's outer 'params' left out."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(str(part.key) for part in path if part.key != "params"): leaf for path, leaf in leaves}
