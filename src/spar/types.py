@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import jax
+if TYPE_CHECKING:  # the deployed policy imports this module and has no JAX
+    import jax
 
 State = Any  # an algorithm's NamedTuple of arrays
 Config = Any  # an algorithm's frozen dataclass
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]  # of scalar arrays
 
 
 class SparError(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from spar import ops
+from spar import files, ops
 from spar.data.recipes import sac
 
 
@@ -112,7 +112,6 @@ def collect(
 
 
 def write_curve(path: Path, curve: list[tuple[int, float, float]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "return_mean", "return_std"), *curve])
-    os.replace(temporary, path)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("step", "return_mean", "return_std"), *curve])
+    files.write_text(path, text.getvalue())

@@ -1,0 +1,186 @@
+"""The Python door: the same powers as the command line.
+
+>>> import spar
+>>> run = spar.train("hopper-replay", out="runs/first")                     # doctest: +SKIP
+>>> decision = run.policy().act(obs)                                         # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spar import files, presets, registry
+from spar.data import catalog
+from spar.data.episodes import Log
+from spar.deploy import policy as deploy
+from spar.deploy.policy import Policy
+from spar.evaluate.rollout import Evaluator
+from spar.report import page
+from spar.runs import experiment
+from spar.runs.config import BUDGETS, DataConfig, EvalConfig, RunConfig
+from spar.types import SparError, Spec
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk."""
+
+    folder: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        return experiment.read_summary(self.folder)
+
+    @property
+    def config(self) -> RunConfig:
+        return experiment.read_config(self.folder)
+
+    def policy(self, seed: int | None = None) -> Policy:
+        """The trained policy of `seed`, or of the first seed."""
+        return deploy.load(self.folder / "policy", seed)
+
+    def evaluate(self, episodes: int = 10, env: str | None = None, seed: int = 0, listener: experiment.Listener | None = None) -> dict[str, Any]:
+        """Roll out the policies anew: anchor, ungated and gated, `episodes` each from the start states of `seed`.
+
+        Returns what summary.json holds under the same keys (returns, intervals, gain, normalised, gate), and keeps it in the run
+        directory as `evaluations/<number>.json`. Raises SparError where neither the run nor the call names an environment.
+        """
+        summary, cfg = self.summary, self.config
+        env = env or cfg.env
+        if env is None:
+            raise SparError(f"{self.folder}: this run names no environment; give one with --env")
+        policies = {s: self.policy(s) for s in cfg.seeds}
+        first = policies[cfg.seeds[0]]
+        evaluator = Evaluator(env, Spec(first.obs_dim, first.act_dim))
+        start = experiment.LATER_SEED + experiment.SEED_SPACING * seed
+        returns, acceptance = experiment.evaluate_policies(policies, evaluator, episodes, start, listener or experiment.Silent())
+        evaluator.close()
+        result = {
+            **{key: summary[key] for key in ("dataset", "algo", "seeds")},
+            "env": env,
+            "episodes": episodes,
+            "evaluation_seed": seed,
+            "returns": {"behaviour": summary["returns"]["behaviour"], **returns},
+            "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"},
+            **experiment.measures(env, summary["returns"]["behaviour"], returns),
+        }
+        kept = self.folder / "evaluations"
+        kept.mkdir(exist_ok=True)
+        files.write_json(kept / f"{1 + len(list(kept.glob('*.json'))):04d}.json", result)
+        return result
+
+    def report(self) -> Path:
+        """(Re)make plots and report.html from the files in the run directory; returns the page's path."""
+        return page.write(self.folder)
+
+
+def preset_for(dataset: str) -> presets.Preset | None:
+    """The paper's settings for a dataset, by the name of its task; None where the paper has none."""
+    task = catalog.EMBEDDED.get(dataset)
+    return presets.PRESETS[task] if task else presets.match(Path(dataset).stem if dataset.endswith(("hdf5", "h5")) else dataset)
+
+
+def configure(
+    dataset: str,
+    algo: str | None = None,
+    config: Any = None,
+    *,
+    budget: str = "quick",
+    env: str | None = None,
+    episodes: int | None = None,
+    seeds: Sequence[int] | None = None,
+    steps_anchor: int | None = None,
+    steps_residual: int | None = None,
+    **settings: Any,
+) -> RunConfig:
+    """The configuration of a run: what is not given comes from the dataset's preset, then from the budget, then from Table 7.
+
+    `settings` are the other fields of RunConfig (`loop`, `data`, `eval`, `checkpoint_seconds`). Raises SparError for an unknown
+    algorithm or budget, repeated seeds, or counts that make no sense.
+    """
+    if budget not in BUDGETS:
+        raise SparError(f"no budget named '{budget}'; there are: {', '.join(BUDGETS)}")
+    preset, means = preset_for(dataset), BUDGETS[budget]
+    algo = algo or (preset.algo if preset else "spar-mlp")
+    if config is None:
+        config = preset.config(algo) if preset else registry.get(algo).default
+    cfg = RunConfig(
+        dataset=dataset,
+        algo=registry.get(algo).name,
+        env=env,
+        episodes=episodes if episodes is not None else preset.episodes if preset else 10,
+        seeds=tuple(seeds) if seeds is not None else means.seeds,
+        steps_anchor=means.steps_anchor if steps_anchor is None else steps_anchor,
+        steps_residual=means.steps_residual if steps_residual is None else steps_residual,
+        config=config,
+        **{"data": default_data(dataset, budget), "eval": EvalConfig(every=means.eval_every), **settings},
+    )
+    if not cfg.seeds or len(set(cfg.seeds)) != len(cfg.seeds) or min(cfg.seeds) < 0:
+        raise SparError(f"seeds are {list(cfg.seeds)}; give one or more different non-negative numbers")
+    if cfg.steps_anchor < 1 or cfg.steps_residual < 1 or cfg.episodes < 1:
+        raise SparError("steps-anchor, steps-residual and episodes must be at least 1")
+    if not 0 <= cfg.data.holdout < 1:
+        raise SparError(f"data.holdout is {cfg.data.holdout}; it is a share of the episodes, at least 0 and below 1")
+    return cfg
+
+
+def default_data(dataset: str, budget: str) -> DataConfig:
+    """The data settings of a dataset's preset and a budget."""
+    preset = preset_for(dataset)
+    return DataConfig(reward_shift=preset.reward_shift if preset else 0.0, holdout=BUDGETS[budget].holdout)
+
+
+def train(
+    dataset: str | Path | Log,
+    algo: str | None = None,
+    config: Any = None,
+    *,
+    out: str | Path | None = None,
+    listener: experiment.Listener | None = None,
+    **settings: Any,
+) -> Run:
+    """Train on a dataset (embedded name, path, or a Log built by `spar.from_rows`) and return the finished run.
+
+    `out` is the new run directory, by default a dated one under `runs/`. `settings` are those of `configure`: budget, env, episodes,
+    seeds, steps_anchor, steps_residual, and the further fields of RunConfig. Raises SparError when the directory exists, when the data
+    cannot be trusted, when the environment does not fit, or when training meets too many non-finite steps.
+    """
+    log = dataset if isinstance(dataset, Log) else catalog.load(dataset, settings.get("env"))
+    cfg = configure(log.name if isinstance(dataset, Log) else str(dataset), algo, config, **settings)
+    cfg = dataclasses.replace(cfg, env=cfg.env or log.env_id)
+    if cfg.env:
+        Evaluator(cfg.env, log.spec).close()  # a wrong environment is cheaper to learn of now
+    folder = Path(out) if out else default_folder(log.name, cfg.algo)
+    experiment.create(folder, cfg, log)
+    return finish(folder, log, listener)
+
+
+def resume(folder: str | Path, log: Log | None = None, listener: experiment.Listener | None = None) -> Run:
+    """Continue a run that was cut off, from its last checkpoint, to the bit as if it had not been. A finished run is returned as it is.
+
+    `log` is needed only where the run was trained on arrays in memory.
+    """
+    folder = Path(folder)
+    cfg = experiment.read_config(folder)
+    if (folder / "summary.json").is_file():
+        return Run(folder)
+    return finish(folder, log or catalog.load(cfg.dataset, cfg.env), listener)
+
+
+def finish(folder: Path, log: Log, listener: experiment.Listener | None) -> Run:
+    """Execute what is left of the run in `folder`, and write its report."""
+    experiment.execute(folder, log, listener)
+    run = Run(folder)
+    run.report()
+    return run
+
+
+def default_folder(name: str, algo: str) -> Path:
+    return Path("runs") / f"{name}-{algo}-{datetime.now():%Y%m%d-%H%M%S}"
+

@@ -1,0 +1,239 @@
+"""A deployable policy: anchor, residual, critics and gate in one folder, acting with NumPy alone.
+
+    policy/policy.json          schema version, sizes, thresholds, provenance; readable by a person
+    policy/arrays.safetensors   networks and scalers of every seed, keys `seed-<n>/...`
+
+`act` never returns a non-finite or out-of-box action: whatever goes wrong, the answer is the anchor's action and the reason.
+This is no safety guarantee for a plant: the gate compares learned predictions, and the anchor is as good as the log was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from spar import files
+from spar.data.scalers import Scaler
+from spar.method import gate
+from spar.types import SparError
+
+SCHEMA = 1
+JSON_NAME, ARRAYS_NAME = "policy.json", "arrays.safetensors"
+
+ACCEPTED = "residual accepted: predicted robust gain above both thresholds"
+BELOW = "anchor: predicted gain below the thresholds"
+BAD_SCORE = "anchor: a critic's score is not finite"
+OUT_OF_RANGE = "anchor: observation outside the logged range"
+NOT_FINITE = "anchor: observation not finite"
+WRONG_SHAPE = "anchor: observation has the wrong shape"
+REASONS = (ACCEPTED, BELOW, BAD_SCORE, OUT_OF_RANGE, NOT_FINITE, WRONG_SHAPE)
+
+
+class Decision(NamedTuple):
+    """What `act` decided; for a batch of B every field has the leading axis B, for a single observation none.
+
+    action: (act_dim,) in the user's units, finite, inside the box. accepted: True where the residual was applied.
+    gain: predicted Q_rob(s, a) - Q_rob(s, a_base) of the best candidate, in units of return; -inf where nothing could be scored.
+    support: |best candidate - a_base| in units of delta_0.05, the radius holding 95 % of the logged residuals (eq. 3); above 1 the
+    correction is larger than nearly all that were logged. reason: one of REASONS.
+    """
+
+    action: np.ndarray
+    accepted: Any
+    gain: Any
+    support: Any
+    reason: Any
+
+
+def mlp(arrays: dict[str, np.ndarray], prefix: str, x: np.ndarray) -> np.ndarray:
+    """The flax MLP stored under `prefix`: (..., B, in) -> (..., B, out); kernels with an ensemble axis (n, in, out) give (n, ..., B, out)."""
+    depth = sum(key.startswith(f"{prefix}/Dense_") and key.endswith("/kernel") for key in arrays)
+    for i in range(depth):
+        kernel, bias = arrays[f"{prefix}/Dense_{i}/kernel"], arrays[f"{prefix}/Dense_{i}/bias"]
+        if kernel.ndim == 3:
+            bias = bias[:, None, :]
+        x = x @ kernel + bias
+        if i < depth - 1:
+            x = np.maximum(x, 0.0)
+    return x
+
+
+class Policy:
+    """A loaded policy of one seed. `reset(seed)` reseeds the latents of generative residuals; until then they start from seed 0."""
+
+    def __init__(self, description: dict[str, Any], arrays: dict[str, np.ndarray], scaler: Scaler, gate_cfg: gate.Config | None = None) -> None:
+        self.description, self.arrays, self.scaler = description, arrays, scaler
+        self.gate = gate_cfg or gate.Config(**description["gate"])
+        self.obs_dim, self.act_dim = len(scaler.obs_mean), len(scaler.action_low)
+        self.reset(0)
+        for key, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise SparError(f"policy: '{key}' holds non-finite numbers; this policy cannot be used")
+
+    def reset(self, seed: int) -> None:
+        """Restart the random latents of a generative residual from `seed`."""
+        self._rng = np.random.default_rng(seed)
+
+    def with_gate(self, **changes: float) -> Policy:
+        """The same policy with other gate settings, for instance `**gate.ALWAYS_RESIDUAL`."""
+        settings = {**self.gate.__dict__, **changes}
+        return Policy(self.description, self.arrays, self.scaler, gate.Config(**settings))
+
+    def act(self, obs: np.ndarray, anchor_action: np.ndarray | None = None) -> Decision:
+        """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units. `anchor_action`: same leading shape, the action that your
+        own controller would take; it then replaces the cloned anchor, as the fallback and as what the residual corrects."""
+        with np.errstate(all="ignore"):
+            return self._act(np.asarray(obs), anchor_action)
+
+    def _act(self, obs: np.ndarray, anchor_action: np.ndarray | None) -> Decision:
+        single = obs.ndim != 2 or anchor_action is not None and np.ndim(anchor_action) == 1
+        fits = obs.ndim in (1, 2) and obs.shape[-1] == self.obs_dim and obs.dtype.kind in "fiub"
+        rows = np.atleast_2d(obs).astype(np.float32) if fits else np.full((1 if single else len(obs), self.obs_dim), np.nan, np.float32)
+        finite, in_range = np.isfinite(rows).all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
+        # A fallback action must exist even for a broken sensor: missing values become the log's mean, far ones the edge of its range.
+        repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), *self._limits())
+        s = self.scaler.obs_in(repaired)
+        a_base = self._anchor(s, anchor_action)
+
+        candidates = np.clip(a_base + self._residuals(s, a_base), -1.0, 1.0)  # (K, B, A)
+        q_anchor, q_candidates = self.q_rob(s, a_base), self.q_rob(s, candidates)
+        verdict = gate.rectify(self.gate, q_anchor, q_candidates)
+        best = candidates[verdict.best, np.arange(len(s))]
+        accepted = verdict.accepted & finite & in_range & np.isfinite(best).all(-1)
+        support = np.linalg.norm(best - a_base, axis=-1) / self.description["delta_rho"]
+
+        scored = np.isfinite(q_anchor) & np.isfinite(verdict.gain)
+        reason = np.select([~np.full(len(s), fits), ~finite, ~in_range, ~scored, ~accepted], [5, 4, 3, 2, 1], 0)
+        action = self.scaler.action_out(np.where(accepted[:, None], best, a_base))
+        gain = np.where(finite & in_range & scored, verdict.gain, -np.inf)
+        decision = Decision(action, accepted, gain, support, np.array(REASONS)[reason])
+        if not single:
+            return decision
+        return Decision(action[0], bool(accepted[0]), float(gain[0]), float(support[0]), REASONS[int(reason[0])])
+
+    def anchor_action(self, obs: np.ndarray) -> np.ndarray:
+        """The cloned anchor's action alone, in the user's units: (B, obs_dim) -> (B, act_dim)."""
+        return self.scaler.action_out(self._anchor(self.scaler.obs_in(obs), None))
+
+    def q_rob(self, s: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Mean minus lambda_u std over the rectifying critics: standardised (B, obs_dim), (..., B, A) in [-1, 1] -> (..., B)."""
+        inputs = np.concatenate([np.broadcast_to(s, (*action.shape[:-1], s.shape[-1])), action], -1).astype(np.float32)
+        q = mlp(self.arrays, "critics/mlp", inputs.reshape(-1, inputs.shape[-1])).squeeze(-1)
+        return (q.mean(0) - self.description["lambda_u"] * q.std(0)).reshape(action.shape[:-1])
+
+    def _limits(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.scaler.obs_low, self.scaler.obs_high
+
+    def _anchor(self, s: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+        cloned = np.tanh(mlp(self.arrays, "anchor/mlp", s))
+        if given is None:
+            return cloned
+        given = np.atleast_2d(np.asarray(given, np.float32))
+        if given.shape != cloned.shape:
+            raise SparError(f"anchor_action has shape {given.shape}, expected {cloned.shape}")
+        usable = np.isfinite(given).all(-1, keepdims=True)
+        return np.where(usable, np.clip(self.scaler.action_in(given), -1.0, 1.0), cloned)
+
+    def _residuals(self, s: np.ndarray, a_base: np.ndarray) -> np.ndarray:
+        """(K, B, A) candidate residuals."""
+        inputs, kind = np.concatenate([s, a_base], -1), self.description["residual"]
+        if kind == "mlp":
+            return mlp(self.arrays, "residual", inputs)[None]
+        if kind == "plas":
+            z = (self.description["latent_bound"] * np.tanh(mlp(self.arrays, "actor", inputs)))[None]
+        else:
+            z = self._rng.standard_normal((self.gate.candidates, len(s), self.description["latent_dim"]), dtype=np.float32)
+        wide = np.broadcast_to(inputs, (*z.shape[:-1], inputs.shape[-1]))
+        return mlp(self.arrays, "decoder", np.concatenate([wide, z], -1))
+
+
+def save(folder: Path, policies: dict[int, Policy], provenance: dict[str, Any]) -> None:
+    """Write the policies of all seeds into the new folder `folder`, complete or not at all.
+
+    Raises SparError when the folder exists, or when a policy holds a non-finite number.
+    """
+    arrays, first = {}, next(iter(policies.values()))
+    for seed, policy in policies.items():
+        every = {**policy.arrays, **{f"scaler/{name}": value for name, value in policy.scaler._asdict().items()}}
+        arrays |= {f"seed-{seed}/{key}": np.ascontiguousarray(array, np.float32) for key, array in every.items()}
+    per_seed = {str(seed): {"delta_rho": policy.description["delta_rho"]} for seed, policy in policies.items()}
+    shared = {key: value for key, value in first.description.items() if key not in ("delta_rho", "gate")}
+    document = {
+        "schema": SCHEMA,
+        "obs_dim": first.obs_dim,
+        "act_dim": first.act_dim,
+        "action_low": first.scaler.action_low.tolist(),
+        "action_high": first.scaler.action_high.tolist(),
+        "gate": {key: _to_json(value) for key, value in first.gate.__dict__.items()},
+        **shared,
+        "seeds": per_seed,
+        "provenance": provenance,
+    }
+    with files.new_folder(folder) as temporary:
+        save_file(arrays, temporary / ARRAYS_NAME)
+        files.write_json(temporary / JSON_NAME, document)
+
+
+def load(path: Path | str, seed: int | None = None) -> Policy:
+    """The policy in `path` (a policy folder, or a run directory that has one), of `seed`, or of the first seed.
+
+    Raises SparError when something is missing, of another schema version, of the wrong shape, or not finite.
+    """
+    folder = Path(path)
+    folder = folder / "policy" if (folder / "policy" / JSON_NAME).is_file() else folder
+    if not (folder / JSON_NAME).is_file():
+        raise SparError(f"{path}: no {JSON_NAME} here; give a policy folder or a finished run directory")
+    try:
+        document = json.loads((folder / JSON_NAME).read_text())
+    except json.JSONDecodeError as error:
+        raise SparError(f"{folder / JSON_NAME}: not valid JSON ({error})") from None
+    if document.get("schema") != SCHEMA:
+        raise SparError(f"{folder / JSON_NAME}: schema {document.get('schema')}, this version reads {SCHEMA}")
+    seeds: Sequence[str] = list(document["seeds"])
+    chosen = seeds[0] if seed is None else str(seed)
+    if chosen not in seeds:
+        raise SparError(f"{folder}: no seed {seed}; there are {', '.join(seeds)}")
+    prefix = f"seed-{chosen}/"
+    try:
+        with safe_open(str(folder / ARRAYS_NAME), framework="numpy") as file:
+            arrays = {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SparError(f"{folder / ARRAYS_NAME}: cannot be read ({error})") from None
+    missing = [f"scaler/{name}" for name in Scaler._fields if f"scaler/{name}" not in arrays]
+    if missing:
+        raise SparError(f"{folder / ARRAYS_NAME}: '{missing[0]}' of seed {chosen} is missing")
+    scaler = Scaler(*(arrays.pop(f"scaler/{name}") for name in Scaler._fields))
+    kept = ("kind", "residual", "lambda_u", "latent_dim", "latent_bound", "provenance")
+    description = {key: document[key] for key in kept if key in document}
+    description |= {"gate": {key: _from_json(value) for key, value in document["gate"].items()}, **document["seeds"][chosen]}
+    policy = Policy(description, arrays, scaler)
+    _check_shapes(folder, policy)
+    if (policy.obs_dim, policy.act_dim) != (document["obs_dim"], document["act_dim"]):
+        raise SparError(f"{folder}: sizes in {JSON_NAME} and {ARRAYS_NAME} disagree")
+    return policy
+
+
+def _check_shapes(folder: Path, policy: Policy) -> None:
+    """One warm-up call: a missing or misshapen network fails here, not on the plant."""
+    try:
+        decision = policy.act(policy.scaler.obs_mean)
+    except (KeyError, ValueError) as error:
+        raise SparError(f"{folder / ARRAYS_NAME}: networks do not fit together ({error})") from None
+    if decision.action.shape != (policy.act_dim,):
+        raise SparError(f"{folder / ARRAYS_NAME}: the anchor has {decision.action.shape} outputs, need ({policy.act_dim},)")
+    policy.reset(0)
+
+
+def _to_json(value: float) -> float | str:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _from_json(value: float | str) -> float:
+    return float(value) if isinstance(value, str) else value

@@ -1,0 +1,10 @@
+"""The geometry of the residuals da = a - pi_base(s) on the log."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def delta_rho(residuals: np.ndarray, rho: float = 0.05) -> float:
+    """The smallest radius that holds a fraction 1 - rho of the residuals (N, A), by Euclidean norm (SPAR eq. 3)."""
+    return float(np.quantile(np.linalg.norm(residuals, axis=-1), 1.0 - rho, method="inverted_cdf"))

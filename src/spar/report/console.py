@@ -1,0 +1,104 @@
+"""The terminal's side of a report: progress bars with rate and ETA, and tables."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+ROWS = {"behaviour": "logged behaviour", "anchor": "anchor", "ungated": "SPAR ungated", "policy": "SPAR"}
+
+
+class RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f}/s" if speed else "--/s", style="progress.data.speed")
+
+
+class Display:
+    """A listener that shows one bar a stage. Where the output is no terminal, each stage's end and every message are plain lines."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (
+            TextColumn("{task.description:<20}"), BarColumn(bar_width=28), MofNCompleteColumn(), RateColumn(),
+            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
+        )  # fmt: skip
+        self.bars = Progress(*columns, console=console)
+        self.task: Any = None
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.console.is_terminal:
+            self.bars.stop()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self.name, self.total = name, total
+        self.task = self.bars.add_task(name, total=total, completed=done, note="")
+        if not self.console.is_terminal:
+            self.console.print(f"{name}: {total} to do")
+
+    def progress(self, done: int, note: str) -> None:
+        self.bars.update(self.task, completed=done, note=note)
+        if done == self.total and not self.console.is_terminal:
+            speed = self.bars.tasks[self.task].speed
+            self.console.print(f"{self.name}: {done}/{self.total}" + (f", {speed:.0f}/s" if speed else ""))
+
+    def say(self, text: str) -> None:
+        self.console.print(f"  {text}")
+
+
+def show(console: Console, summary: dict[str, Any]) -> None:
+    """The table of *logged behaviour / anchor / SPAR ungated / SPAR* and the verdict; or what is known offline."""
+    dataset = summary["dataset"]
+    console.print(f"\n[bold]{dataset['name']}[/] ({dataset['transitions']:,} transitions, {dataset['episodes']} episodes, {dataset['fingerprint']}), {summary['algo']}, seeds {', '.join(map(str, summary['seeds']))}")
+    if summary["intervals"] is None:
+        show_offline(console, summary)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("", "left"), ("return", "right"), ("95 % interval", "right"), ("normalised", "right"), ("gate accepts", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for key, label in ROWS.items():
+        if key not in summary["intervals"]:
+            continue
+        row = summary["intervals"][key]
+        normalised = summary["normalised"]
+        accepts = {"policy": f"{percent(summary['gate']['acceptance'])}", "ungated": "100 %", "anchor": "0 %"}.get(key, "")
+        table.add_row(label, f"{row['mean']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]", f"{normalised[key]:.1f}" if normalised else "-", accepts)
+    console.print(table)
+    console.print(verdict(summary))
+
+
+def show_offline(console: Console, summary: dict[str, Any]) -> None:
+    rows = list(summary["offline"]["seeds"].values())
+    mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    console.print(f"No return was measured: no environment was named (--env). On {summary['offline']['measured_on']}:")
+    console.print(f"  action error of the anchor    {mean['action_rmse']:.4f} (root mean square, your units)")
+    console.print(f"  gate accepts                  {percent(summary['gate']['acceptance'])} of states")
+    console.print(f"  predicted gain                {mean['predicted_gain']:.3g} a state, {mean['predicted_gain_accepted']:.3g} where accepted (units of return)")
+    console.print(f"  correction where accepted     {mean['deviation']:.2f} of the radius holding 95 % of logged residuals")
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """One sentence on the gain over the anchor, as the interval allows it and no further."""
+    gain = summary["gain"]["policy_over_anchor"]
+    if gain["low"] > 0:
+        word = "better than its anchor"
+    elif gain["high"] < 0:
+        word = "worse than its anchor"
+    else:
+        word = "not told apart from its anchor"
+    scope = "episodes of one seed: the spread between seeds is not in it" if len(summary["seeds"]) == 1 else f"{len(summary['seeds'])} seeds and their episodes"
+    return f"SPAR is {word}: gain {gain['mean']:+.1f}, 95 % interval [{gain['low']:+.1f}, {gain['high']:+.1f}] over {scope}."
+
+
+def percent(shares: list[float]) -> str:
+    return f"{100 * sum(shares) / len(shares):.0f} %"

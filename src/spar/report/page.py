@@ -1,0 +1,59 @@
+"""The self-contained page of a run: one HTML file, pictures inside, no script, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from spar import files
+from spar.report import plots
+from spar.report.console import ROWS, percent, verdict
+from spar.runs import experiment
+
+
+def write(folder: Path) -> Path:
+    """(Re)make `folder/plots/*.png` and `folder/report.html`. Raises SparError when the run has not finished."""
+    summary = experiment.read_summary(folder)
+    pictures = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.draw(folder, summary).items()}
+    context = {
+        "summary": summary,
+        "config": json.dumps(json.loads((folder / "config.json").read_text()), indent=2),
+        "environment": json.loads((folder / "environment.json").read_text()),
+        "pictures": pictures,
+        "rows": _rows(summary),
+        "verdict": verdict(summary) if summary["gain"] else None,
+        "accepts": percent(summary["gate"]["acceptance"]),
+        "offline": _offline(summary),
+        "behaviour": _behaviour(summary["returns"]["behaviour"]),
+        "name": folder.resolve().name,
+    }
+    loader = jinja2.PackageLoader("spar.report", "templates")
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("report.html")
+    path = folder / "report.html"
+    files.write_text(path, template.render(context))
+    return path
+
+
+def _rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry a policy for the page's main table."""
+    if summary["intervals"] is None:
+        return []
+    normalised = summary["normalised"] or {}
+    return [{"label": label, "score": normalised.get(key), **summary["intervals"][key]} for key, label in ROWS.items() if key in summary["intervals"]]
+
+
+def _offline(summary: dict[str, Any]) -> dict[str, float]:
+    """Means over seeds."""
+    rows = list(summary["offline"]["seeds"].values())
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def _behaviour(returns: list[float]) -> dict[str, float] | None:
+    if not returns:
+        return None
+    return {"mean": float(np.mean(returns)), "best": max(returns), "q90": float(np.quantile(returns, 0.9)), "episodes": len(returns)}

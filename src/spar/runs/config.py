@@ -1,0 +1,102 @@
+"""The configuration of a run: typed, frozen, and equal to itself after a round trip through JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spar import registry, trainer
+from spar.types import SparError
+
+Budget = Literal["quick", "standard", "paper"]
+PAPER_SEEDS = (0, 42, 123)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    standardise: bool = True  # observations to zero mean and unit variance
+    reward_shift: float = 0.0  # added to every reward; -1 for AntMaze
+    holdout: float = 0.05  # share of episodes kept out of training to measure the action error and the gate on
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: int = 5000  # steps between evaluations during training; 0: only at the end
+    episodes: int = 5  # episodes in each of those
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's outcome."""
+
+    dataset: str
+    algo: str
+    env: str | None
+    episodes: int  # of the final evaluation, for each seed
+    seeds: tuple[int, ...]
+    steps_anchor: int
+    steps_residual: int
+    config: Any  # the algorithm's own
+    loop: trainer.Settings = field(default_factory=trainer.Settings)
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint_seconds: float = 30.0  # between checkpoints; it does not change the outcome
+
+
+@dataclass(frozen=True)
+class BudgetSteps:
+    """What `--budget` stands for."""
+
+    steps_anchor: int
+    steps_residual: int
+    seeds: tuple[int, ...]
+    eval_every: int
+    holdout: float
+
+
+BUDGETS: dict[str, BudgetSteps] = {
+    "quick": BudgetSteps(15_000, 8_000, (0,), 5_000, 0.05),
+    "standard": BudgetSteps(200_000, 100_000, PAPER_SEEDS, 25_000, 0.05),
+    "paper": BudgetSteps(1_000_000, 1_000_000, PAPER_SEEDS, 50_000, 0.0),  # Table 7: every episode trains
+}
+
+
+def to_dict(value: Any) -> Any:
+    """A dataclass as plain JSON types; infinities become strings."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_dict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def from_dict(kind: Any, document: Any, where: str = "config") -> Any:
+    """The inverse of `to_dict` for the dataclass `kind`. Raises SparError for an unknown or missing field."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = set(document) - set(hints)
+        required = {
+            f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if unknown or required - set(document):
+            raise SparError(f"{where}: unknown fields {sorted(unknown)}, missing fields {sorted(required - set(document))}")
+        return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in document.items()})  # type: ignore[operator]
+    if origin is tuple:
+        return tuple(from_dict(args[0], item, where) for item in document)
+    if origin in (types.UnionType, typing.Union):
+        return None if document is None else from_dict(next(a for a in args if a is not type(None)), document, where)
+    return float(document) if kind is float else document
+
+
+def run_config_from_dict(document: dict[str, Any]) -> RunConfig:
+    """A RunConfig whose `config` has its algorithm's own type."""
+    plain = from_dict(RunConfig, document)
+    algo = registry.get(plain.algo)
+    return dataclasses.replace(plain, config=from_dict(algo.config, plain.config, "config.config"))

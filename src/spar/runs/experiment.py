@@ -1,0 +1,284 @@
+"""One experiment from a log to a run directory: split, train, evaluate, export, summarise. Killed anywhere, it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spar import files, registry, trainer
+from spar.data.episodes import Log
+from spar.deploy import policy as deploy
+from spar.evaluate import offline, rollout, scores, stats
+from spar.method import gate, topology
+from spar.runs import environment, tables
+from spar.runs.checkpoint import Checkpoints
+from spar.runs.config import RunConfig, run_config_from_dict, to_dict
+from spar.types import SparError, Stage, State
+
+TRAINING_SEED, FINAL_SEED, LATER_SEED = 1_000_000, 2_000_000, 3_000_000  # first reset seeds: during training, after it, and asked for later
+SEED_SPACING = 10_000  # between the start states of different later evaluations
+VARIANTS: dict[str, dict[str, float]] = {"anchor": gate.ALWAYS_ANCHOR, "ungated": gate.ALWAYS_RESIDUAL, "policy": {}}
+COLLAPSED_KL = 0.1  # nats: a generative residual below this ignores its latent
+
+
+class Listener(Protocol):
+    """Who wants to know how it goes (a progress display)."""
+
+    def stage(self, name: str, done: int, total: int) -> None: ...
+    def progress(self, done: int, note: str) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class Silent:
+    def stage(self, name: str, done: int, total: int) -> None: ...
+    def progress(self, done: int, note: str) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+def create(folder: Path, cfg: RunConfig, log: Log) -> None:
+    """A new run directory with its configuration. Raises SparError when `folder` exists."""
+    with files.new_folder(folder) as new:
+        files.write_json(new / "config.json", to_dict(cfg))
+        files.write_json(new / "environment.json", {**environment.describe(), "dataset": describe_log(log)})
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Raises SparError when `folder` is not a run directory."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise SparError(f"{folder}: not a run directory (no config.json)")
+    return run_config_from_dict(json.loads(path.read_text()))
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Raises SparError when the run has not finished."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise SparError(f"{folder}: no summary.json; the run has not finished, continue it with `spar train --resume {folder}`")
+    return dict(json.loads(path.read_text()))
+
+
+def describe_log(log: Log) -> dict[str, Any]:
+    return {"name": log.name, "fingerprint": log.fingerprint, "transitions": len(log), "episodes": len(log.lengths)}
+
+
+def execute(folder: Path, log: Log, listener: Listener | None = None) -> dict[str, Any]:
+    """Run, or continue, the experiment in `folder`, whose config.json is the truth. Returns the summary, which is also written.
+
+    Raises SparError when the log is not the one the run began with, or when training halts.
+    """
+    run = _Experiment(folder, log, listener or Silent())
+    try:
+        return run.execute()
+    finally:
+        run.close()
+
+
+class _Experiment:
+    def __init__(self, folder: Path, log: Log, listener: Listener) -> None:
+        self.folder, self.log, self.listener = folder, log, listener
+        self.cfg = read_config(folder)
+        began_with = json.loads((folder / "environment.json").read_text())["dataset"]["fingerprint"]
+        if began_with != log.fingerprint:
+            raise SparError(f"{folder}: began with a log of fingerprint {began_with}, this one has {log.fingerprint}")
+        self.algo = registry.get(self.cfg.algo)
+        self.training, self.heldout = log.split(self.cfg.data.holdout)
+        self.scaler = self.training.scaler(self.cfg.data.standardise)
+        self.steps = trainer.stage_steps(self.algo, self.cfg.steps_anchor, self.cfg.steps_residual)
+        self.metrics = tables.Table(folder / "metrics.csv", tables.METRICS_HEADER)
+        self.returns = tables.Table(folder / "returns.csv", tables.RETURNS_HEADER)
+        self.evaluator = rollout.Evaluator(self.cfg.env, log.spec) if self.cfg.env else None
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.steps)
+        self.seconds = {"anchor": 0.0, "residual": 0.0, "evaluation": 0.0}
+        self.began = self.mark = self.saved = time.monotonic()
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        if self.evaluator:
+            self.evaluator.close()
+
+    def execute(self) -> dict[str, Any]:
+        start = trainer.start(self.algo, self.cfg.config, self.log.spec, self.cfg.seeds)
+        snapshot = self.checkpoints.latest(start) or start
+        for table in (self.metrics, self.returns):
+            table.recall(*snapshot.position)
+        rows = jax.tree.map(jnp.asarray, self.training.transitions(self.scaler, self.cfg.data.reward_shift))
+        self.stage_shown = -1
+        self.mark = time.monotonic()
+        snapshot = trainer.run(
+            self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk
+        )
+        self._save(snapshot)
+        return self._finish(snapshot)
+
+    def _on_chunk(self, chunk: trainer.Chunk) -> None:
+        self.seconds[chunk.stage.budget] += time.monotonic() - self.mark
+        index, step = chunk.snapshot.position
+        if index != self.stage_shown:
+            self.stage_shown = index
+            self.listener.stage(chunk.stage.name, step, chunk.total)
+        for name, values in chunk.metrics.items():
+            for seed, value in zip(self.cfg.seeds, values, strict=True):
+                self.metrics.add(index, chunk.stage.name, step, seed, name, float(value))
+        for seed, skipped in zip(self.cfg.seeds, np.asarray(chunk.snapshot.guard.skipped), strict=True):
+            self.metrics.add(index, chunk.stage.name, step, seed, "skipped_steps", int(skipped))
+        losses = [f"{name.removesuffix('_loss')} {values.mean():.3g}" for name, values in chunk.metrics.items() if name.endswith("_loss")]
+        self.listener.progress(step, "loss: " + ", ".join(losses[:3]))
+        every = self.cfg.eval.every
+        if every and step % every == 0:
+            self._evaluate_now(chunk.stage, index, step, chunk.snapshot.state)
+        if time.monotonic() - self.saved > self.cfg.checkpoint_seconds or step == chunk.total:
+            self._save(chunk.snapshot)
+        self.mark = time.monotonic()
+
+    def _save(self, snapshot: trainer.Snapshot) -> None:
+        """Tables first: on resume, rows beyond the checkpoint are dropped, missing ones could not be made again."""
+        self.metrics.write()
+        self.returns.write()
+        self.checkpoints.save(snapshot)
+        self.saved = time.monotonic()
+
+    def _policies(self, state: State) -> dict[int, deploy.Policy]:
+        """The deployable policy of each seed."""
+        policies = {}
+        for i, seed in enumerate(self.cfg.seeds):
+            one = jax.tree.map(lambda leaf, i=i: leaf[i], state)
+            description, arrays = self.algo.export(self.cfg.config, one)
+            arrays = {key: np.asarray(array) for key, array in arrays.items()}
+            policy = deploy.Policy({**description, "delta_rho": 1.0}, arrays, self.scaler)
+            obs = self.training.observations[self.training.obs_index]
+            residuals = self.scaler.action_in(self.training.actions) - self.scaler.action_in(policy.anchor_action(obs))
+            policies[seed] = deploy.Policy({**description, "delta_rho": max(topology.delta_rho(residuals), 1e-6)}, arrays, self.scaler)
+        return policies
+
+    def _evaluate_now(self, stage: Stage, index: int, step: int, state: State) -> None:
+        """Evaluation during training: the anchor in Stage I, the gated policy after it, on few episodes."""
+        variant = "anchor" if stage.budget == "anchor" else "policy"
+        began, means = time.monotonic(), []
+        for seed, policy in self._policies(state).items():
+            for name, value in offline.measure(policy, self.heldout or self.training).items():
+                self.metrics.add(index, stage.name, step, seed, f"heldout_{name}", value)
+            if self.evaluator:
+                result = roll(self.evaluator, policy.with_gate(**VARIANTS[variant]), self.cfg.eval.episodes, TRAINING_SEED)
+                means.append(result.returns.mean())
+                for episode, value in enumerate(result.returns):
+                    self.returns.add(index, stage.name, step, seed, variant, episode, float(value))
+        if means:
+            self.listener.say(f"step {step}: {variant} return {np.mean(means):.1f} over {self.cfg.eval.episodes} episodes a seed")
+        self.seconds["evaluation"] += time.monotonic() - began
+
+    def _finish(self, snapshot: trainer.Snapshot) -> dict[str, Any]:
+        policies = self._policies(snapshot.state)
+        if not (self.folder / "policy").exists():
+            provenance = {"algo": self.cfg.algo, "dataset": describe_log(self.log), "steps": self._steps(), "env": self.cfg.env}
+            deploy.save(self.folder / "policy", policies, provenance)
+        began = time.monotonic()
+        summary = summarise(self.cfg, self.log, self.heldout, policies, self.evaluator, self.listener)
+        self.seconds["evaluation"] += time.monotonic() - began
+        skipped = dict(zip(map(str, self.cfg.seeds), np.asarray(snapshot.guard.skipped).tolist(), strict=True))
+        summary |= {
+            "steps": self._steps(),
+            "seconds": {**{key: round(value, 2) for key, value in self.seconds.items()}, "total": round(time.monotonic() - self.began, 2)},
+            "latent": self._latent(),
+            "skipped_steps": skipped,
+            "peak_memory_mib": round(environment.peak_memory_mib(), 1),
+        }
+        files.write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _steps(self) -> dict[str, int]:
+        return {"anchor": self.cfg.steps_anchor, "residual": self.cfg.steps_residual}
+
+    def _latent(self) -> dict[str, Any] | None:
+        """Is the CVAE alive? Its last KL and active units, seed by seed; None where the residual is not generative."""
+        last: dict[str, dict[str, float]] = {"kl": {}, "active_units": {}}
+        for _, _, _, seed, name, value in self.metrics.rows:
+            if name in last:
+                last[name][str(seed)] = float(value)
+        if not last["kl"]:
+            return None
+        collapsed = [seed for seed, kl in last["kl"].items() if kl < COLLAPSED_KL or last["active_units"][seed] < 1]
+        if collapsed:
+            self.listener.say(
+                f"posterior collapse: the latent of seed {', '.join(collapsed)} carries (almost) nothing, so its candidates are (almost) one "
+                "action; lower --cvae.kl-weight or use spar-mlp"
+            )
+        return {**last, "collapsed_seeds": collapsed}
+
+
+def roll(evaluator: rollout.Evaluator, policy: deploy.Policy, episodes: int, seed: int) -> rollout.Episodes:
+    """Episodes of a deployed policy, its latents restarted."""
+    policy.reset(seed)
+
+    def act(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        decision = policy.act(obs)
+        return decision.action, decision.accepted
+
+    return evaluator.run(act, episodes, seed)
+
+
+def evaluate_policies(
+    policies: dict[int, deploy.Policy], evaluator: rollout.Evaluator, episodes: int, seed: int, listener: Listener
+) -> tuple[dict[str, list[list[float]]], list[float]]:
+    """Returns of anchor, ungated and gated policy, [seed][episode] each, on equal start states; and the gate's acceptance, [seed]."""
+    returns: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
+    acceptance: list[float] = []
+    listener.stage("evaluation", 0, len(policies) * len(VARIANTS))
+    for i, policy in enumerate(policies.values()):
+        for j, (variant, settings) in enumerate(VARIANTS.items()):
+            result = roll(evaluator, policy.with_gate(**settings), episodes, seed)
+            returns[variant].append(result.returns.tolist())
+            if variant == "policy":
+                acceptance.append(result.acceptance)
+            listener.progress(i * len(VARIANTS) + j + 1, variant)
+    return returns, acceptance
+
+
+def summarise(
+    cfg: RunConfig, log: Log, heldout: Log | None, policies: dict[int, deploy.Policy], evaluator: rollout.Evaluator | None, listener: Listener
+) -> dict[str, Any]:
+    """The part of summary.json that the policies decide."""
+    offline_rows = {str(seed): offline.measure(policy, heldout or log) for seed, policy in policies.items()}
+    summary: dict[str, Any] = {
+        "dataset": describe_log(log),
+        "notes": list(log.notes),
+        "algo": cfg.algo,
+        "env": cfg.env,
+        "seeds": list(cfg.seeds),
+        "returns": {"behaviour": log.returns.tolist(), **dict.fromkeys(VARIANTS)},
+        "normalised": None,
+        "intervals": None,
+        "gain": None,
+        "gate": {"acceptance": [row["acceptance"] for row in offline_rows.values()], "acceptance_on": "logged states"},
+        "offline": {"measured_on": "held-out episodes" if heldout else "training episodes", "seeds": offline_rows},
+    }
+    if evaluator is None:
+        return summary
+    returns, acceptance = evaluate_policies(policies, evaluator, cfg.episodes, FINAL_SEED, listener)
+    summary["returns"] |= returns
+    summary["gate"] = {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"}
+    return summary | measures(cfg.env, log.returns, returns)
+
+
+def measures(env_id: str | None, behaviour: np.ndarray, returns: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """Means, 95 % intervals and paired gains of [seed][episode] returns; normalised scores where the task has a reference."""
+    tables_of = {"behaviour": np.asarray(behaviour)[None], **{key: np.asarray(value) for key, value in returns.items()}}
+    tables_of = {key: value for key, value in tables_of.items() if value.size}
+    intervals = {key: stats.bootstrap(value)._asdict() for key, value in tables_of.items()}
+    gain = stats.paired_gain(tables_of["policy"], tables_of["anchor"])
+    against_ungated = stats.paired_gain(tables_of["policy"], tables_of["ungated"])
+    normalised = {key: scores.normalise(env_id, value.mean()) for key, value in tables_of.items()}
+    has_reference = scores.reference(env_id) is not None
+    return {
+        "intervals": intervals,
+        "gain": {"policy_over_anchor": gain._asdict(), "policy_over_ungated": against_ungated._asdict()},
+        "normalised": {key: float(value) for key, value in normalised.items() if value is not None} if has_reference else None,
+    }
+
+
