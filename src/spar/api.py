@@ -45,7 +45,9 @@ class Run:
         """The trained policy of `seed`, or of the first seed."""
         return deploy.load(self.folder / "policy", seed)
 
-    def evaluate(self, episodes: int = 10, env: str | None = None, seed: int = 0, listener: experiment.Listener | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, episodes: int = 10, env: str | None = None, seed: int = 0, listener: experiment.Listener | None = None
+    ) -> dict[str, Any]:
         """Roll out the policies anew: anchor, ungated and gated, `episodes` each from the start states of `seed`.
 
         Returns what summary.json holds under the same keys (returns, intervals, gain, normalised, gate), and keeps it in the run
@@ -101,7 +103,7 @@ def configure(
 ) -> RunConfig:
     """The configuration of a run: what is not given comes from the dataset's preset, then from the budget, then from Table 7.
 
-    `settings` are the other fields of RunConfig (`loop`, `data`, `eval`, `checkpoint_seconds`). Raises SparError for an unknown
+    `settings` are the other fields of RunConfig (`loop`, `data`, `eval`). Raises SparError for an unknown
     algorithm or budget, repeated seeds, or counts that make no sense.
     """
     if budget not in BUDGETS:
@@ -183,4 +185,3 @@ def finish(folder: Path, log: Log, listener: experiment.Listener | None) -> Run:
 
 def default_folder(name: str, algo: str) -> Path:
     return Path("runs") / f"{name}-{algo}-{datetime.now():%Y%m%d-%H%M%S}"
-

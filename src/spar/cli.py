@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from spar import presets, registry
-from spar.runs.config import BUDGETS, Budget, DataConfig, EvalConfig
+from spar.report.console import Display, show
+from spar.runs.config import BUDGETS, Budget, DataConfig, EvalConfig, RunConfig
 from spar.trainer import Settings
 from spar.types import SparError
 
@@ -29,38 +30,38 @@ Improve a policy from logged data alone.
 
 `spar COMMAND --help` explains each.
 """
-Positional = tyro.conf.Positional
+
+
+DEFAULT_DATASET = "hopper-replay"
 
 
 def _arg(help: str, **settings: Any) -> Any:
     return tyro.conf.arg(help=help, **settings)
 
 
-def train_arguments(algo: str, config: Any, data: DataConfig) -> type:
-    """The dataclass that tyro turns into the flags of `spar train` for one algorithm and its default settings."""
-    inline = tyro.conf.arg(name="", prefix_name=False)
-    fields: list[tuple[str, Any, Any]] = [
-        ("dataset", Annotated[Positional[str], _arg("an embedded dataset's name or the path of a D4RL-layout HDF5 file")], "hopper-replay"),
-        ("algo", Annotated[str, _arg(f"{', '.join(registry.ALGOS)}; default: the preset's for a task of the paper, else spar-mlp")], algo),
-        ("env", Annotated[str | None, _arg("gymnasium environment to evaluate in; default: the dataset's own, where it names one")], None),
-        ("episodes", Annotated[int | None, _arg("final evaluation episodes for each seed; default: 10, or the preset's")], None),
-        ("seeds", Annotated[tuple[int, ...] | None, _arg("training seeds, trained side by side; default: the budget's")], None),
-        ("steps_anchor", Annotated[int | None, _arg("updates of Stage I, anchor and critics; default: the budget's")], None),
-        ("steps_residual", Annotated[int | None, _arg("updates of Stage II, the residual; default: the budget's")], None),
-        ("budget", Annotated[Budget, _arg(_budget_help())], "quick"),
-        ("out", Annotated[Path | None, _arg("the new run directory; default: a dated one under runs/")], None),
-        ("resume", Annotated[Path | None, _arg("continue this run directory instead of beginning a new one; `--out RUN --resume` says the same")], None),
-        ("config", Annotated[type(config), inline], config),
-        ("loop", Settings, Settings()),
-        ("data", DataConfig, data),
-        ("eval", EvalConfig, EvalConfig(every=-1)),
+def train_arguments(base: RunConfig, budget: str) -> type:
+    """The dataclass that tyro turns into the flags of `spar train`; `base` holds the defaults that dataset, algorithm and budget imply."""
+    budgets = [
+        f"{name}: {b.steps_anchor:,} + {b.steps_residual:,} updates, seeds {' '.join(map(str, b.seeds))}" for name, b in BUDGETS.items()
     ]
-    return dataclasses.make_dataclass("Train", [(name, kind, dataclasses.field(default=default)) for name, kind, default in fields])  # type: ignore[misc]
-
-
-def _budget_help() -> str:
-    parts = [f"{name}: {b.steps_anchor:,} + {b.steps_residual:,} updates, seeds {' '.join(map(str, b.seeds))}" for name, b in BUDGETS.items()]
-    return "; ".join(parts) + " (Table 7 of the paper)"
+    table: list[tuple[str, Any, str, Any, dict[str, Any]]] = [
+        ("dataset", tyro.conf.Positional[str], "an embedded dataset's name or a D4RL-layout HDF5 file", base.dataset, {"metavar": "[DATASET]"}),
+        ("algo", str, "one of " + ", ".join(registry.ALGOS), base.algo, {"metavar": "NAME"}),
+        ("env", str | None, "gymnasium environment to evaluate in, where the data does not name one", None, {"metavar": "ID"}),
+        ("episodes", int, "final evaluation episodes for each seed", base.episodes, {}),
+        ("seeds", tuple[int, ...], "training seeds, trained side by side", base.seeds, {"metavar": "INT [INT ...]"}),
+        ("steps_anchor", int, "updates of Stage I: anchor and critics", base.steps_anchor, {}),
+        ("steps_residual", int, "updates of Stage II: the residual", base.steps_residual, {}),
+        ("budget", Budget, "; ".join(budgets) + ", Table 7 of the paper to the letter", budget, {}),
+        ("out", Path | None, "the new run directory, by default a dated one under runs/", None, {"metavar": "RUN"}),
+        ("resume", Path | None, "continue this run directory; `--out RUN --resume` says the same", None, {"metavar": "RUN"}),
+        ("config", type(base.config), "", base.config, {"name": "", "prefix_name": False}),
+        ("loop", Settings, "", base.loop, {}),
+        ("data", DataConfig, "", base.data, {}),
+        ("eval", EvalConfig, "", base.eval, {}),
+    ]  # fmt: skip
+    fields = [(name, Annotated[kind, _arg(help, **more)], dataclasses.field(default=value)) for name, kind, help, value, more in table]
+    return dataclasses.make_dataclass("Train", fields)
 
 
 def train(argv: Sequence[str], console: Console) -> None:
@@ -68,42 +69,34 @@ def train(argv: Sequence[str], console: Console) -> None:
     from spar import api
 
     argv = _resume_flag(list(argv))
-    name = _peek(argv, "--algo")
-    args = _parse(train_arguments(name or "spar-mlp", registry.get(name or "spar-mlp").default, DataConfig()), argv)
-    preset = api.preset_for(args.dataset)
-    if preset:  # a task of the paper: the same flags again, over its settings
-        algo = name or preset.algo
-        args = _parse(train_arguments(algo, preset.config(algo), DataConfig()), argv)
-    defaults = api.default_data(args.dataset, args.budget)
-    given = args.data
-    data = dataclasses.replace(
-        defaults, **{f.name: getattr(given, f.name) for f in dataclasses.fields(given) if getattr(given, f.name) != getattr(DataConfig(), f.name)}
-    )
-    every = BUDGETS[args.budget].eval_every if args.eval.every == -1 else args.eval.every
-    with _display(console) as display:
-        if args.resume:
-            run = api.resume(args.resume, listener=display)
-        else:
-            run = api.train(
-                args.dataset, args.algo, args.config, out=args.out, listener=display, budget=args.budget, env=args.env, episodes=args.episodes,
-                seeds=args.seeds, steps_anchor=args.steps_anchor, steps_residual=args.steps_residual,
-                loop=args.loop, data=data, eval=dataclasses.replace(args.eval, every=every),
-            )  # fmt: skip
-    _finale(console, run.summary, run.folder)
+    algo, budget = _peek(argv, "--algo"), _peek(argv, "--budget") or "quick"
+    dataset = argv[0] if argv and not argv[0].startswith("-") else DEFAULT_DATASET
+    base = api.configure(dataset, algo, budget=budget)
+    args = _parse(train_arguments(base, budget), argv)
+    if args.dataset != dataset:  # it stood elsewhere in the line: its preset may imply other defaults
+        base = api.configure(args.dataset, algo, budget=budget)
+        args = _parse(train_arguments(base, budget), argv)
+    settings = vars(args)
+    out, resume = settings.pop("out"), settings.pop("resume")
+    with Display(console) as display:
+        run = api.resume(resume, listener=display) if resume else api.train(out=out, listener=display, **settings)
+    summary = run.summary
+    show(console, summary)
+    cost = f"{summary['seconds']['total']:.0f} s, peak memory {summary['peak_memory_mib']:.0f} MiB"
+    console.print(f"\npage    {run.folder / 'report.html'}\npolicy  {run.folder / 'policy'}\n{cost}", soft_wrap=True)
 
 
 def evaluate(argv: Sequence[str], console: Console) -> None:
     """Roll out a finished run's policies anew and print the table."""
     from spar import api
-    from spar.report.console import show
 
     def arguments(
-        run: Annotated[Positional[Path], _arg("a run directory")],
+        run: Annotated[tyro.conf.Positional[Path], _arg("a run directory")],
         episodes: Annotated[int, _arg("episodes for each seed and policy")] = 10,
         env: Annotated[str | None, _arg("gymnasium environment; default: the run's own")] = None,
         seed: Annotated[int, _arg("another number gives other start states")] = 0,
     ) -> Any:
-        with _display(console) as display:
+        with Display(console) as display:
             return api.Run(run).evaluate(episodes, env, seed, display)
 
     show(console, _parse(arguments, argv, evaluate.__doc__, "spar evaluate"))
@@ -113,7 +106,7 @@ def report(argv: Sequence[str], console: Console) -> None:
     """Remake a run's plots and its page, report.html."""
     from spar import api
 
-    def arguments(run: Annotated[Positional[Path], _arg("a run directory")]) -> Path:
+    def arguments(run: Annotated[tyro.conf.Positional[Path], _arg("a run directory")]) -> Path:
         return api.Run(run).report()
 
     console.print(str(_parse(arguments, argv, report.__doc__, "spar report")), soft_wrap=True)
@@ -136,7 +129,7 @@ def show_presets(argv: Sequence[str], console: Console) -> None:
     for preset in presets.PRESETS.values():
         table.add_row(*(str(getattr(preset, name)) for name in names))
     Console(width=max(console.width, 170), file=console.file).print(table)
-    console.print("Table 8 of the paper; the three medium tasks (Table 14) take the medium-replay row of the same robot. All else is Table 7, the defaults.", soft_wrap=True)
+    print("Table 8 of the paper; the three medium tasks (Table 14) take the medium-replay row of the same robot. The rest is Table 7.")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
@@ -195,16 +188,3 @@ def _resume_flag(argv: list[str]) -> list[str]:
     if out is None:
         raise SparError("--resume needs the run directory to continue: `--resume RUN`, or `--out RUN --resume`")
     return [*argv[:at], "--resume", out, *argv[at + 1 :]]
-
-
-def _display(console: Console) -> Any:
-    from spar.report.console import Display
-
-    return Display(console)
-
-
-def _finale(console: Console, summary: dict[str, Any], folder: Path) -> None:
-    from spar.report.console import show
-
-    show(console, summary)
-    console.print(f"\npage    {folder / 'report.html'}\npolicy  {folder / 'policy'}\n{summary['seconds']['total']:.0f} s, peak memory {summary['peak_memory_mib']:.0f} MiB", soft_wrap=True)

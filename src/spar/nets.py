@@ -53,7 +53,7 @@ def critic_ensemble(size: int, hidden: Sequence[int]) -> nn.Module:
         Critic,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=None,  # type: ignore[arg-type]  # the same batch for every member
+        in_axes=None,  # the same batch for every member
         out_axes=0,
         axis_size=size,
     )

@@ -55,9 +55,10 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    batch_size: int = 256
+    batch_size: int = 256  # rows drawn for one update
     log_every: int = 1000  # steps a dispatch: metrics are averages over it
     max_consecutive_errors: int = 10  # non-finite steps in a row before the run stops
+    checkpoint_seconds: float = 30.0  # between checkpoints; it does not change the outcome
 
 
 class Halted(SparError):
@@ -105,7 +106,9 @@ def run(
         state, guard = snapshot.state, snapshot.guard
         while done < total:
             count = min(settings.log_every - done % settings.log_every, total - done)
-            state, guard, metrics = advance(stage, cfg, settings, state, guard, rows, columns, keys, jnp.int32(offset + done), jnp.int32(count))
+            state, guard, metrics = advance(
+                stage, cfg, settings, state, guard, rows, columns, keys, jnp.int32(offset + done), jnp.int32(count)
+            )
             done += count
             if bool(guard.halted.any()):
                 raise Halted(_explain(stage, cfg, settings, state, guard, rows, columns, keys, seeds))
@@ -155,7 +158,14 @@ def draw(settings: Settings, rows: Transitions, columns: dict[str, jax.Array], k
 
 
 def one_step(
-    stage: Stage, cfg: Config, settings: Settings, state: State, rows: Transitions, columns: dict[str, jax.Array], key: jax.Array, step: jax.Array
+    stage: Stage,
+    cfg: Config,
+    settings: Settings,
+    state: State,
+    rows: Transitions,
+    columns: dict[str, jax.Array],
+    key: jax.Array,
+    step: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """Step number `step` of one seed, without the guard."""
     batch_key, update_key = jax.random.split(jax.random.fold_in(key, step))
@@ -177,7 +187,9 @@ def advance(
 ) -> tuple[State, Guard, dict[str, jax.Array]]:
     """`count` guarded steps of all seeds from step `first`, in one dispatch. Returns the mean metrics over the steps not skipped, (S,)."""
 
-    def guarded(state: State, guard: Guard, columns: dict[str, jax.Array], key: jax.Array, step: jax.Array) -> tuple[State, Guard, Any, jax.Array]:
+    def guarded(
+        state: State, guard: Guard, columns: dict[str, jax.Array], key: jax.Array, step: jax.Array
+    ) -> tuple[State, Guard, Any, jax.Array]:
         new, metrics = one_step(stage, cfg, settings, state, rows, columns, key, step)
         finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
         ok = finite & ~guard.halted
@@ -196,14 +208,24 @@ def advance(
         state, guard, metrics, ok = jax.vmap(guarded, in_axes=(0, 0, 0, 0, None))(state, guard, columns, keys, first + i)
         return state, guard, jax.tree.map(jnp.add, sums, metrics), taken + ok
 
-    shapes = jax.eval_shape(lambda s, c: one_step(stage, cfg, settings, s, rows, c, keys[0], first)[1], *jax.tree.map(lambda x: x[0], (state, columns)))
+    shapes = jax.eval_shape(
+        lambda s, c: one_step(stage, cfg, settings, s, rows, c, keys[0], first)[1], *jax.tree.map(lambda x: x[0], (state, columns))
+    )
     sums = jax.tree.map(lambda shape: jnp.zeros(keys.shape[0], jnp.float32), shapes)
     state, guard, sums, taken = jax.lax.fori_loop(0, count, body, (state, guard, sums, jnp.zeros(keys.shape[0], jnp.int32)))
     return state, guard, jax.tree.map(lambda total: total / taken, sums)
 
 
 def _explain(
-    stage: Stage, cfg: Config, settings: Settings, state: State, guard: Guard, rows: Transitions, columns: dict[str, jax.Array], keys: jax.Array, seeds: Sequence[int]
+    stage: Stage,
+    cfg: Config,
+    settings: Settings,
+    state: State,
+    guard: Guard,
+    rows: Transitions,
+    columns: dict[str, jax.Array],
+    keys: jax.Array,
+    seeds: Sequence[int],
 ) -> str:
     """One line: which metric, which step, what the batch looked like. The state has not moved since, so the step can be repeated."""
     i = int(np.flatnonzero(np.asarray(guard.halted))[0])

@@ -9,10 +9,12 @@ A successor is read inside its episode only; nothing here can pair a state with 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
+import jax.numpy as jnp
 import numpy as np
 
 from spar.data.scalers import Scaler
@@ -89,7 +91,7 @@ class Log:
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Log, Log | None]:
         """(training, held-out) logs of whole episodes; held-out is None when `fraction` is 0 or too small for one episode."""
-        held = int(round(fraction * len(self.lengths)))
+        held = round(fraction * len(self.lengths))
         if held == 0:
             return self, None
         chosen = np.zeros(len(self.lengths), bool)
@@ -99,24 +101,29 @@ class Log:
     def pick(self, episodes: np.ndarray) -> Log:
         """The log with only the episodes where the mask `episodes` (E,) is set."""
         steps = np.repeat(episodes, self.lengths)
-        fields = {name: getattr(self, name)[steps] for name in ("actions", "rewards", "terminated", "truncated")}
-        observations = self.observations[np.repeat(episodes, self.lengths + 1)]
-        shared = {"action_low": self.action_low, "action_high": self.action_high, "env_id": self.env_id, "source": self.source, "notes": self.notes}
-        per_episode = {"lengths": self.lengths[episodes], "episode_returns": self.episode_returns[episodes]}
-        return Log(self.name, observations=observations, **fields, **per_episode, **shared)
+        return dataclasses.replace(
+            self,
+            observations=self.observations[np.repeat(episodes, self.lengths + 1)],
+            actions=self.actions[steps],
+            rewards=self.rewards[steps],
+            terminated=self.terminated[steps],
+            truncated=self.truncated[steps],
+            lengths=self.lengths[episodes],
+            episode_returns=self.episode_returns[episodes],
+        )
 
     def scaler(self, standardise: bool = True) -> Scaler:
         return Scaler.fit(self.observations[self.obs_index], self.action_low, self.action_high, standardise)
 
     def transitions(self, scaler: Scaler, reward_shift: float = 0.0) -> Transitions:
-        """All T rows, standardised by `scaler`; `reward_shift` is added to every reward (-1 for AntMaze)."""
+        """All T rows on the device, standardised by `scaler`; `reward_shift` is added to every reward (-1 for AntMaze)."""
         observations = scaler.obs_in(self.observations)
         return Transitions(
-            obs=observations[self.obs_index],
-            action=np.clip(scaler.action_in(self.actions), -1.0, 1.0),
-            reward=(self.rewards + np.float32(reward_shift)).astype(np.float32),
-            next_obs=observations[self.obs_index + 1],
-            terminated=self.terminated.astype(np.float32),
+            obs=jnp.asarray(observations[self.obs_index]),
+            action=jnp.asarray(np.clip(scaler.action_in(self.actions), -1.0, 1.0)),
+            reward=jnp.asarray(self.rewards + np.float32(reward_shift)),
+            next_obs=jnp.asarray(observations[self.obs_index + 1]),
+            terminated=jnp.asarray(self.terminated, jnp.float32),
         )
 
 

@@ -53,7 +53,7 @@ class Decision(NamedTuple):
 
 
 def mlp(arrays: dict[str, np.ndarray], prefix: str, x: np.ndarray) -> np.ndarray:
-    """The flax MLP stored under `prefix`: (..., B, in) -> (..., B, out); kernels with an ensemble axis (n, in, out) give (n, ..., B, out)."""
+    """The flax MLP stored under `prefix`: (..., in) -> (..., out); kernels with an ensemble axis (n, in, out) give (n, B, out)."""
     depth = sum(key.startswith(f"{prefix}/Dense_") and key.endswith("/kernel") for key in arrays)
     for i in range(depth):
         kernel, bias = arrays[f"{prefix}/Dense_{i}/kernel"], arrays[f"{prefix}/Dense_{i}/bias"]
@@ -68,7 +68,9 @@ def mlp(arrays: dict[str, np.ndarray], prefix: str, x: np.ndarray) -> np.ndarray
 class Policy:
     """A loaded policy of one seed. `reset(seed)` reseeds the latents of generative residuals; until then they start from seed 0."""
 
-    def __init__(self, description: dict[str, Any], arrays: dict[str, np.ndarray], scaler: Scaler, gate_cfg: gate.Config | None = None) -> None:
+    def __init__(
+        self, description: dict[str, Any], arrays: dict[str, np.ndarray], scaler: Scaler, gate_cfg: gate.Config | None = None
+    ) -> None:
         self.description, self.arrays, self.scaler = description, arrays, scaler
         self.gate = gate_cfg or gate.Config(**description["gate"])
         self.obs_dim, self.act_dim = len(scaler.obs_mean), len(scaler.action_low)
@@ -93,7 +95,7 @@ class Policy:
             return self._act(np.asarray(obs), anchor_action)
 
     def _act(self, obs: np.ndarray, anchor_action: np.ndarray | None) -> Decision:
-        single = obs.ndim != 2 or anchor_action is not None and np.ndim(anchor_action) == 1
+        single = obs.ndim != 2 or (anchor_action is not None and np.ndim(anchor_action) == 1)
         fits = obs.ndim in (1, 2) and obs.shape[-1] == self.obs_dim and obs.dtype.kind in "fiub"
         rows = np.atleast_2d(obs).astype(np.float32) if fits else np.full((1 if single else len(obs), self.obs_dim), np.nan, np.float32)
         finite, in_range = np.isfinite(rows).all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
@@ -159,7 +161,8 @@ def save(folder: Path, policies: dict[int, Policy], provenance: dict[str, Any]) 
 
     Raises SparError when the folder exists, or when a policy holds a non-finite number.
     """
-    arrays, first = {}, next(iter(policies.values()))
+    arrays: dict[str, np.ndarray] = {}
+    first = next(iter(policies.values()))
     for seed, policy in policies.items():
         every = {**policy.arrays, **{f"scaler/{name}": value for name, value in policy.scaler._asdict().items()}}
         arrays |= {f"seed-{seed}/{key}": np.ascontiguousarray(array, np.float32) for key, array in every.items()}

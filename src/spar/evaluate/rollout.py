@@ -22,7 +22,10 @@ class Episodes(NamedTuple):
 
 
 class Evaluator:
-    """A pool of copies of one environment. Episode e of seed s starts from `reset(seed=s + e)` for every policy, so that returns pair up."""
+    """A pool of copies of one environment.
+
+    Episode e of seed s starts from `reset(seed=s + e)` for every policy, so that returns pair up.
+    """
 
     def __init__(self, env_id: str, spec: Spec) -> None:
         """Raises SparError when the environment cannot be made or does not fit the log."""
@@ -33,7 +36,7 @@ class Evaluator:
     def _make(self) -> gymnasium.Env:
         try:
             env = gymnasium.make(self.env_id)
-        except Exception as error:  # gymnasium passes on whatever an environment's own imports and constructor raise
+        except Exception as error:  # noqa: BLE001  # gymnasium passes on whatever an environment's own imports and constructor raise
             raise SparError(f"environment '{self.env_id}' cannot be made: {str(error).splitlines()[0]}") from None
         if isinstance(env.observation_space, gymnasium.spaces.Dict):
             env = gymnasium.wrappers.FlattenObservation(env)

@@ -28,7 +28,10 @@ def reference(env_id: str | None) -> tuple[float, float] | None:
     if env_id is None:
         return None
     name = env_id.split("/")[-1].rsplit("-v", 1)[0]
-    return next((REFERENCES[known] for known in (name, name.removesuffix("_Diverse_GR"), name.removesuffix("_Diverse_G")) if known in REFERENCES), None)
+    return next(
+        (REFERENCES[known] for known in (name, name.removesuffix("_Diverse_GR"), name.removesuffix("_Diverse_G")) if known in REFERENCES),
+        None,
+    )
 
 
 def normalise(env_id: str | None, returns: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """Stage I, the anchor: pure behaviour cloning, never advantage-weighted (SPAR 3.1, Algorithm 1 lines 4-5).
 
-    L_BC = E[|pi_base(s) - a|^2]            deterministic (locomotion)
-    L_BC = E[-log N(a; mu(s), sigma)]       gaussian (Adroit, AntMaze); pi_base(s) is then the mean
+L_BC = E[|pi_base(s) - a|^2]            deterministic (locomotion)
+L_BC = E[-log N(a; mu(s), sigma)]       gaussian (Adroit, AntMaze); pi_base(s) is then the mean
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Stage I, the critics: a conservative ensemble learned in-sample (SPAR 3.1; IQL, Kostrikov et al. 2021).
 
-    in-sample (default):  L_V = E[rho_tau(mean_i Qbar_i(s, a) - V(s))]       y = r + gamma (1 - d) V(s')      L_Q = E[(y - Q_i(s, a))^2]
-    anchor (Algorithm 1): y = r + gamma (1 - d) mean_i Qbar_i(s', pi_base(s'))                                L_Q = E[rho_tau(y - Q_i(s, a))]
-    Q_rob(s, a) = mean_i Q_i(s, a) - lambda_u std_i Q_i(s, a)                over one of three subsets        (eq. 1)
+    in-sample (default):  L_V = E[rho_tau(mean_i Qbar_i(s, a) - V(s))]
+                          L_Q = E[(y - Q_i(s, a))^2]           y = r + gamma (1 - d) V(s')
+    anchor (Algorithm 1): L_Q = E[rho_tau(y - Q_i(s, a))]      y = r + gamma (1 - d) mean_i Qbar_i(s', pi_base(s'))
+
+    Q_rob(s, a) = mean_i Q_i(s, a) - lambda_u std_i Q_i(s, a)  over one of three subsets (eq. 1)
 
 The paper's text and appendix describe the first, its Algorithm 1 the second; both omit the mask (1 - d), without which an
 episode's end would bootstrap.
@@ -92,10 +94,11 @@ def critic_loss(cfg: Config, params: ops.Params, y: jax.Array, rows: Transitions
     return loss.mean(1).sum(), {"q": q.mean(), "q_disagreement": q.std(0).mean(), "td_error": jnp.abs(error).mean()}
 
 
-def update(cfg: Config, state: State, rows: Transitions, next_anchor: jax.Array | None) -> tuple[State, Metrics]:
-    """One step of V and the critics, then of the targets. `next_anchor` is pi_base(s') (B, act_dim), needed for target "anchor" only."""
+def update(cfg: Config, state: State, rows: Transitions, next_anchor: jax.Array) -> tuple[State, Metrics]:
+    """One step of V and the critics, then of the targets. `next_anchor` is pi_base(s') (B, act_dim), read for target "anchor" only."""
     tx = ops.adam(cfg.learning_rate, cfg.clip_norm)
-    value, value_opt, metrics = state.value, state.value_opt, {}
+    value, value_opt = state.value, state.value_opt
+    metrics: Metrics = {}
     if cfg.target == "in-sample":
         target_q = ops.reduce_ensemble(q_values(cfg, state.target, rows.obs, rows.action), cfg.value_target)
         value, value_opt, metrics = ops.grad_step(

@@ -13,6 +13,7 @@ No gradient passes through a critic or through the target decoder. A state none 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -56,7 +57,14 @@ def candidate_weights(
 
 
 def imitation_loss(
-    cfg: Config, cvae: residual.CVAEConfig, params: ops.Params, batch: Batch, z: jax.Array, candidates: jax.Array, omega: jax.Array, key: jax.Array
+    cfg: Config,
+    cvae: residual.CVAEConfig,
+    params: ops.Params,
+    batch: Batch,
+    z: jax.Array,
+    candidates: jax.Array,
+    omega: jax.Array,
+    key: jax.Array,
 ) -> jax.Array:
     """The loss of the chosen reading: latents z (K, B, Z), their residuals (K, B, A) under the target decoder, weights (K, B)."""
     obs, a_base = batch.rows.obs, batch.frozen["a_base"]
@@ -93,22 +101,23 @@ def update(
     tx = ops.adam(cvae.learning_rate, cvae.clip_norm)
     fit_key, z_key, imitation_key = jax.random.split(key, 3)
 
-    def loss(params: ops.Params, candidates: tuple[jax.Array, ...] | None) -> tuple[jax.Array, Metrics]:
-        fit, metrics = residual.fit_loss(cvae, params, batch, fit_key)
-        imitation = jnp.zeros(()) if candidates is None else imitation_loss(cfg, cvae, params, batch, *candidates, imitation_key)
-        return fit + cfg.lambda_g * imitation, {**metrics, "imitation_loss": imitation}
+    def step_with(imitation: Callable[[ops.Params], jax.Array]) -> tuple[ops.Params, optax.OptState, Metrics]:
+        def loss(params: ops.Params) -> tuple[jax.Array, Metrics]:
+            fit, metrics = residual.fit_loss(cvae, params, batch, fit_key)
+            guide = imitation(params)
+            return fit + cfg.lambda_g * guide, {**metrics, "imitation_loss": guide}
 
-    def step_with(candidates: tuple[jax.Array, ...] | None) -> tuple[ops.Params, optax.OptState, Metrics]:
-        return ops.grad_step(lambda p: loss(p, candidates), state.params, state.opt, tx, name="residual")
+        return ops.grad_step(loss, state.params, state.opt, tx, name="residual")
+
+    def fit_only() -> tuple[ops.Params, optax.OptState, Metrics]:
+        return step_with(lambda params: jnp.zeros(()))
 
     def imitate() -> tuple[ops.Params, optax.OptState, Metrics]:
         a_base = batch.frozen["a_base"]
         z = jax.random.normal(z_key, (cfg.candidates, *a_base.shape[:-1], cvae.latent_dim))
         candidates = residual.decode(cvae, state.target, batch.rows.obs, a_base, z)
-        return step_with((z, candidates, candidate_weights(weighting_cfg, critic_cfg, guides, batch, candidates)))
+        omega = candidate_weights(weighting_cfg, critic_cfg, guides, batch, candidates)
+        return step_with(lambda params: imitation_loss(cfg, cvae, params, batch, z, candidates, omega, imitation_key))
 
-    if cfg.lambda_g:
-        params, opt, metrics = jax.lax.cond(step % cfg.period == 0, imitate, lambda: step_with(None))
-    else:
-        params, opt, metrics = step_with(None)
+    params, opt, metrics = jax.lax.cond(step % cfg.period == 0, imitate, fit_only) if cfg.lambda_g else fit_only()
     return State(params, opt, ops.polyak(state.target, params["decoder"], cfg.ema)), metrics

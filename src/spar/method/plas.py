@@ -50,7 +50,13 @@ def latent(cfg: Config, cvae: residual.CVAEConfig, actor: ops.Params, obs: jax.A
 
 
 def actor_loss(
-    cfg: Config, cvae: residual.CVAEConfig, critic_cfg: critics.Config, actor: ops.Params, decoder: ops.Params, guides: ops.Params, batch: Batch
+    cfg: Config,
+    cvae: residual.CVAEConfig,
+    critic_cfg: critics.Config,
+    actor: ops.Params,
+    decoder: ops.Params,
+    guides: ops.Params,
+    batch: Batch,
 ) -> tuple[jax.Array, Metrics]:
     """Algorithm 3, line 16; the decoder is frozen."""
     obs, a_base = batch.rows.obs, batch.frozen["a_base"]
@@ -66,6 +72,10 @@ def update(
     """One step of the latent policy."""
     tx = ops.adam(cfg.learning_rate, cfg.clip_norm)
     actor, actor_opt, metrics = ops.grad_step(
-        lambda p: actor_loss(cfg, cvae, critic_cfg, p, state.params["decoder"], guides, batch), state.actor, state.actor_opt, tx, name="actor"
+        lambda p: actor_loss(cfg, cvae, critic_cfg, p, state.params["decoder"], guides, batch),
+        state.actor,
+        state.actor_opt,
+        tx,
+        name="actor",
     )
     return state._replace(actor=actor, actor_opt=actor_opt), metrics

@@ -75,9 +75,7 @@ def apply_mlp(cfg: MLPConfig, params: ops.Params, obs: jax.Array, a_base: jax.Ar
     return nets.MLP(cfg.hidden, a_base.shape[-1]).apply(params, jnp.concatenate([obs, a_base], -1))
 
 
-def mlp_loss(
-    cfg: MLPConfig, critic_cfg: critics.Config, params: ops.Params, guides: ops.Params, batch: Batch
-) -> tuple[jax.Array, Metrics]:
+def mlp_loss(cfg: MLPConfig, critic_cfg: critics.Config, params: ops.Params, guides: ops.Params, batch: Batch) -> tuple[jax.Array, Metrics]:
     """Eq. 7."""
     a_base, w = batch.frozen["a_base"], batch.frozen["weight"]
     residual = apply_mlp(cfg, params, batch.rows.obs, a_base)

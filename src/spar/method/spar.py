@@ -63,9 +63,7 @@ def stage_one(cfg: StageOneConfig, state: State, batch: Batch, key: jax.Array, s
     """Algorithm 1: one step of the anchor and one of the critics on the same batch."""
     rows = batch.rows
     anchor_state, anchor_metrics = anchor.update(cfg.anchor, state.anchor, rows)
-    next_anchor = None
-    if cfg.critic.target == "anchor":
-        next_anchor = anchor.point(cfg.anchor, anchor_state.params, rows.next_obs)
+    next_anchor = anchor.point(cfg.anchor, anchor_state.params, rows.next_obs)  # compiled away where the target does not read it
     critic_state, critic_metrics = critics.update(cfg.critic, state.critics, rows, next_anchor)
     return state._replace(anchor=anchor_state, critics=critic_state), {**anchor_metrics, **critic_metrics}
 
@@ -118,9 +116,7 @@ def guide_plas(cfg: PLASConfig, state: State, batch: Batch, key: jax.Array, step
 def fit_proj(cfg: PROJConfig, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
     """Algorithm 4."""
     guides = critics.members(state.critics, "guide")
-    new, metrics = imitation.update(
-        cfg.imitation, cfg.cvae, cfg.weighting, cfg.critic, state.residual, guides, batch, key, step
-    )
+    new, metrics = imitation.update(cfg.imitation, cfg.cvae, cfg.weighting, cfg.critic, state.residual, guides, batch, key, step)
     return state._replace(residual=new), metrics
 
 
@@ -149,7 +145,10 @@ def _actor(propose: Callable[..., jax.Array]) -> Callable[..., dict[str, jax.Arr
         scorers = critics.members(state.critics, "rectify")
 
         def q_rob(action: jax.Array) -> jax.Array:
-            return ops.lcb(critics.q_values(cfg.critic, scorers, jnp.broadcast_to(obs, (*action.shape[:-1], obs.shape[-1])), action), cfg.critic.lambda_u)
+            return ops.lcb(
+                critics.q_values(cfg.critic, scorers, jnp.broadcast_to(obs, (*action.shape[:-1], obs.shape[-1])), action),
+                cfg.critic.lambda_u,
+            )
 
         verdict = gate.rectify(cfg.gate, q_rob(a_base), q_rob(candidates))
         best = jnp.take_along_axis(candidates, verdict.best[None, :, None], axis=0)[0]

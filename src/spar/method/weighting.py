@@ -21,7 +21,9 @@ class Config:
     sensitivity: Literal["exp", "uniform"] = "exp"  # exp: Boltzmann weights; uniform: all equal
     filter: Literal["hard", "soft"] = "hard"  # hard: drop actions that are no better than the anchor's
     temperature: float = 1.0  # T
-    sigma: Literal["batch", "ensemble", "none"] = "batch"  # sigma_Q: std of the advantage over the log, std over critics at (s, a_base), or 1
+    sigma: Literal["batch", "ensemble", "none"] = (
+        "batch"  # sigma_Q: std of the advantage over the log, std over critics at (s, a_base), or 1
+    )
     clip: float = 100.0  # ceiling of a weight
 
 

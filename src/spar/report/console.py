@@ -59,12 +59,19 @@ class Display:
 def show(console: Console, summary: dict[str, Any]) -> None:
     """The table of *logged behaviour / anchor / SPAR ungated / SPAR* and the verdict; or what is known offline."""
     dataset = summary["dataset"]
-    console.print(f"\n[bold]{dataset['name']}[/] ({dataset['transitions']:,} transitions, {dataset['episodes']} episodes, {dataset['fingerprint']}), {summary['algo']}, seeds {', '.join(map(str, summary['seeds']))}")
+    size = f"{dataset['transitions']:,} transitions, {dataset['episodes']} episodes, {dataset['fingerprint']}"
+    console.print(f"\n[bold]{dataset['name']}[/] ({size}), {summary['algo']}, seeds {', '.join(map(str, summary['seeds']))}")
     if summary["intervals"] is None:
         show_offline(console, summary)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("", "left"), ("return", "right"), ("95 % interval", "right"), ("normalised", "right"), ("gate accepts", "right")):
+    for title, justify in (
+        ("", "left"),
+        ("return", "right"),
+        ("95 % interval", "right"),
+        ("normalised", "right"),
+        ("gate accepts", "right"),
+    ):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     for key, label in ROWS.items():
         if key not in summary["intervals"]:
@@ -72,7 +79,9 @@ def show(console: Console, summary: dict[str, Any]) -> None:
         row = summary["intervals"][key]
         normalised = summary["normalised"]
         accepts = {"policy": f"{percent(summary['gate']['acceptance'])}", "ungated": "100 %", "anchor": "0 %"}.get(key, "")
-        table.add_row(label, f"{row['mean']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]", f"{normalised[key]:.1f}" if normalised else "-", accepts)
+        table.add_row(
+            label, f"{row['mean']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]", f"{normalised[key]:.1f}" if normalised else "-", accepts
+        )
     console.print(table)
     console.print(verdict(summary))
 
@@ -81,10 +90,14 @@ def show_offline(console: Console, summary: dict[str, Any]) -> None:
     rows = list(summary["offline"]["seeds"].values())
     mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     console.print(f"No return was measured: no environment was named (--env). On {summary['offline']['measured_on']}:")
-    console.print(f"  action error of the anchor    {mean['action_rmse']:.4f} (root mean square, your units)")
-    console.print(f"  gate accepts                  {percent(summary['gate']['acceptance'])} of states")
-    console.print(f"  predicted gain                {mean['predicted_gain']:.3g} a state, {mean['predicted_gain_accepted']:.3g} where accepted (units of return)")
-    console.print(f"  correction where accepted     {mean['deviation']:.2f} of the radius holding 95 % of logged residuals")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("action error of the anchor", f"{mean['action_rmse']:.4f}", "root mean square, your units")
+    table.add_row("gate accepts", percent(summary["gate"]["acceptance"]), "of states")
+    table.add_row(
+        "predicted gain", f"{mean['predicted_gain']:.3g}", f"a state; {mean['predicted_gain_accepted']:.3g} where accepted; units of return"
+    )
+    table.add_row("correction where accepted", f"{mean['deviation']:.2f}", "of the radius that holds 95 % of the logged residuals")
+    console.print(table)
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -96,7 +109,11 @@ def verdict(summary: dict[str, Any]) -> str:
         word = "worse than its anchor"
     else:
         word = "not told apart from its anchor"
-    scope = "episodes of one seed: the spread between seeds is not in it" if len(summary["seeds"]) == 1 else f"{len(summary['seeds'])} seeds and their episodes"
+    scope = (
+        "episodes of one seed: the spread between seeds is not in it"
+        if len(summary["seeds"]) == 1
+        else f"{len(summary['seeds'])} seeds and their episodes"
+    )
     return f"SPAR is {word}: gain {gain['mean']:+.1f}, 95 % interval [{gain['low']:+.1f}, {gain['high']:+.1f}] over {scope}."
 
 

@@ -44,7 +44,11 @@ def _rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     if summary["intervals"] is None:
         return []
     normalised = summary["normalised"] or {}
-    return [{"label": label, "score": normalised.get(key), **summary["intervals"][key]} for key, label in ROWS.items() if key in summary["intervals"]]
+    return [
+        {"label": label, "score": normalised.get(key), **summary["intervals"][key]}
+        for key, label in ROWS.items()
+        if key in summary["intervals"]
+    ]
 
 
 def _offline(summary: dict[str, Any]) -> dict[str, float]:

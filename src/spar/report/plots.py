@@ -43,10 +43,23 @@ def final_returns(summary: dict[str, Any]) -> plt.Figure:
     figure, axes = plt.subplots(figsize=(7, 3.6))
     rng = np.random.default_rng(0)
     for i, key in enumerate(present):
-        values = np.concatenate([np.ravel(episodes) for episodes in summary["returns"][key]]) if key != "behaviour" else np.asarray(summary["returns"][key])
-        axes.scatter(values, i + rng.uniform(-0.22, 0.22, len(values)), s=9, alpha=0.35 if len(values) < 200 else 0.12, color=COLOURS[key], linewidths=0)
+        values = (
+            np.concatenate([np.ravel(episodes) for episodes in summary["returns"][key]])
+            if key != "behaviour"
+            else np.asarray(summary["returns"][key])
+        )
+        axes.scatter(
+            values,
+            i + rng.uniform(-0.22, 0.22, len(values)),
+            s=9,
+            alpha=0.35 if len(values) < 200 else 0.12,
+            color=COLOURS[key],
+            linewidths=0,
+        )
         row = summary["intervals"][key]
-        axes.errorbar(row["mean"], i, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], color="black", fmt="o", capsize=4, markersize=5)
+        axes.errorbar(
+            row["mean"], i, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], color="black", fmt="o", capsize=4, markersize=5
+        )
         axes.annotate(f"{row['mean']:.0f}", (row["mean"], i + 0.32), ha="center", fontsize=9)
     axes.set_yticks(range(len(present)), [ROWS[key] for key in present])
     axes.invert_yaxis()

@@ -44,7 +44,6 @@ class RunConfig:
     loop: trainer.Settings = field(default_factory=trainer.Settings)
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    checkpoint_seconds: float = 30.0  # between checkpoints; it does not change the outcome
 
 
 @dataclass(frozen=True)

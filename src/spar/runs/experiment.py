@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spar import files, registry, trainer
@@ -108,12 +107,10 @@ class _Experiment:
         snapshot = self.checkpoints.latest(start) or start
         for table in (self.metrics, self.returns):
             table.recall(*snapshot.position)
-        rows = jax.tree.map(jnp.asarray, self.training.transitions(self.scaler, self.cfg.data.reward_shift))
+        rows = self.training.transitions(self.scaler, self.cfg.data.reward_shift)
         self.stage_shown = -1
         self.mark = time.monotonic()
-        snapshot = trainer.run(
-            self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk
-        )
+        snapshot = trainer.run(self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk)
         self._save(snapshot)
         return self._finish(snapshot)
 
@@ -133,7 +130,7 @@ class _Experiment:
         every = self.cfg.eval.every
         if every and step % every == 0:
             self._evaluate_now(chunk.stage, index, step, chunk.snapshot.state)
-        if time.monotonic() - self.saved > self.cfg.checkpoint_seconds or step == chunk.total:
+        if time.monotonic() - self.saved > self.cfg.loop.checkpoint_seconds or step == chunk.total:
             self._save(chunk.snapshot)
         self.mark = time.monotonic()
 
@@ -206,8 +203,8 @@ class _Experiment:
         collapsed = [seed for seed, kl in last["kl"].items() if kl < COLLAPSED_KL or last["active_units"][seed] < 1]
         if collapsed:
             self.listener.say(
-                f"posterior collapse: the latent of seed {', '.join(collapsed)} carries (almost) nothing, so its candidates are (almost) one "
-                "action; lower --cvae.kl-weight or use spar-mlp"
+                f"posterior collapse: the latent of seed {', '.join(collapsed)} carries almost nothing, so its candidates are almost "
+                "one action; lower --cvae.kl-weight or use spar-mlp"
             )
         return {**last, "collapsed_seeds": collapsed}
 
@@ -241,7 +238,12 @@ def evaluate_policies(
 
 
 def summarise(
-    cfg: RunConfig, log: Log, heldout: Log | None, policies: dict[int, deploy.Policy], evaluator: rollout.Evaluator | None, listener: Listener
+    cfg: RunConfig,
+    log: Log,
+    heldout: Log | None,
+    policies: dict[int, deploy.Policy],
+    evaluator: rollout.Evaluator | None,
+    listener: Listener,
 ) -> dict[str, Any]:
     """The part of summary.json that the policies decide."""
     offline_rows = {str(seed): offline.measure(policy, heldout or log) for seed, policy in policies.items()}
@@ -280,5 +282,3 @@ def measures(env_id: str | None, behaviour: np.ndarray, returns: dict[str, list[
         "gain": {"policy_over_anchor": gain._asdict(), "policy_over_ungated": against_ungated._asdict()},
         "normalised": {key: float(value) for key, value in normalised.items() if value is not None} if has_reference else None,
     }
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class Collector:
     eval_every: int = 5_000
     eval_episodes: int = 10
     snapshot_every: int = 25_000
-    sac: sac.Config = sac.Config()
+    sac: sac.Config = field(default_factory=sac.Config)
 
 
 class Replay(NamedTuple):
@@ -74,7 +74,7 @@ def collect(
     With `out`, actor snapshots (safetensors) and `curve.csv` are written there as they come.
     """
     env, eval_env = gymnasium.make(cfg.env_id), gymnasium.make(cfg.env_id)
-    obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]  # type: ignore[index]
+    obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
     rng, key = np.random.default_rng(cfg.seed), jax.random.key(cfg.seed)
     init_key, learn_key = jax.random.split(key)
     state = sac.init(cfg.sac, obs_dim, act_dim, init_key)
@@ -107,7 +107,10 @@ def collect(
                 write_curve(out / "curve.csv", curve)
             if stop(curve[-1][1]):
                 break
-    arrays = [np.asarray(column, bool if name in ("terminated", "truncated") else np.float32) for name, column in zip(Replay._fields, columns, strict=True)]
+    arrays = [
+        np.asarray(column, bool if name in ("terminated", "truncated") else np.float32)
+        for name, column in zip(Replay._fields, columns, strict=True)
+    ]
     return Replay(*arrays), curve
 
 

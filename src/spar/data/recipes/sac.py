@@ -63,7 +63,11 @@ def init(cfg: Config, obs_dim: int, act_dim: int, key: jax.Array) -> State:
 
 def empty_buffer(capacity: int, obs_dim: int, act_dim: int) -> Buffer:
     return Buffer(
-        jnp.zeros((capacity, obs_dim)), jnp.zeros((capacity, act_dim)), jnp.zeros(capacity), jnp.zeros((capacity, obs_dim)), jnp.zeros(capacity)
+        jnp.zeros((capacity, obs_dim)),
+        jnp.zeros((capacity, act_dim)),
+        jnp.zeros(capacity),
+        jnp.zeros((capacity, obs_dim)),
+        jnp.zeros(capacity),
     )
 
 

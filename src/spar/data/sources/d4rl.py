@@ -43,7 +43,9 @@ def read(path: Path, name: str | None = None, env_id: str | None = None) -> Log:
         if len(column) != rows:
             raise SparError(f"{path}: '{key}' has {len(column)} rows but 'observations' has {rows}")
     if "next_observations" in columns and columns["next_observations"].shape != columns["observations"].shape:
-        raise SparError(f"{path}: 'next_observations' has shape {columns['next_observations'].shape}, 'observations' {columns['observations'].shape}")
+        raise SparError(
+            f"{path}: 'next_observations' has shape {columns['next_observations'].shape}, 'observations' {columns['observations'].shape}"
+        )
     return from_rows(
         name or path.stem,
         columns["observations"],
@@ -63,9 +65,15 @@ def _column(path: Path, file: h5py.File, key: str) -> np.ndarray:
         raise SparError(f"{path}: '{key}' is missing; the file has: {', '.join(sorted(file)) or 'nothing'}")
     dataset, is_flag, is_matrix = file[key], key in ("terminals", "timeouts"), key in ("observations", "actions", "next_observations")
     if dataset.dtype.kind not in ("biuf" if is_flag else "f"):
-        hint = "discrete actions are not supported; continuous ones must be floating point" if key == "actions" else "it must be floating point"
+        hint = (
+            "discrete actions are not supported; continuous ones must be floating point"
+            if key == "actions"
+            else "it must be floating point"
+        )
         raise SparError(f"{path}: '{key}' has type {dataset.dtype}; {hint}")
-    if is_matrix and dataset.ndim != 2 or not is_matrix and dataset.shape not in [(dataset.shape or (0,))[:1], (*(dataset.shape or (0,))[:1], 1)]:
+    if (is_matrix and dataset.ndim != 2) or (
+        not is_matrix and dataset.shape not in [(dataset.shape or (0,))[:1], (*(dataset.shape or (0,))[:1], 1)]
+    ):
         expected = "(rows, dimensions)" if is_matrix else "(rows,) or (rows, 1)"
         raise SparError(f"{path}: '{key}' has shape {dataset.shape}, expected {expected}")
     try:
