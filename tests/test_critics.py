@@ -104,7 +104,7 @@ def test_one_update_equals_a_naive_computation_of_its_losses(target: str) -> Non
 
     def member(params, i, obs, action):
         net = critics.nets.Critic(cfg.hidden)
-        return np.asarray(net.apply(jax.tree.map(lambda p: p[i], params), obs, action))
+        return np.asarray(net.apply({"params": jax.tree.map(lambda p: p[i], params["params"]["members"])}, obs, action))
 
     def v(params, obs):
         return np.asarray(critics.nets.Value(cfg.hidden).apply(params, obs))

@@ -57,10 +57,10 @@ def test_polyak() -> None:
 def test_ensemble_members_are_independent_critics() -> None:
     rng = np.random.default_rng(2)
     obs, action = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(7, 2)).astype(np.float32)
-    params = nets.critic_ensemble(3, (8, 8)).init(jax.random.key(0), obs, action)
-    together = nets.critic_ensemble(3, (8, 8)).apply(params, obs, action)
+    params = nets.CriticEnsemble(3, (8, 8)).init(jax.random.key(0), obs, action)
+    together = nets.CriticEnsemble(3, (8, 8)).apply(params, obs, action)
     for i in range(3):
-        alone = nets.Critic((8, 8)).apply(jax.tree.map(lambda p, i=i: p[i], params), obs, action)
+        alone = nets.Critic((8, 8)).apply({"params": jax.tree.map(lambda p, i=i: p[i], params["params"]["members"])}, obs, action)
         np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-6)
     assert np.abs(np.diff(together, axis=0)).min() > 1e-4  # different initial weights
 

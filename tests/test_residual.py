@@ -28,7 +28,7 @@ def prepared(algo: str, **parts: Any) -> tuple[Any, spar.State, Batch]:
 
 
 def dense(params: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    layers = params["params"] if "params" in params else params
+    layers = params.get("params", params)
     for i in range(len(layers)):
         x = x @ np.asarray(layers[f"Dense_{i}"]["kernel"]) + np.asarray(layers[f"Dense_{i}"]["bias"])
         x = np.maximum(x, 0) if i < len(layers) - 1 else x
@@ -39,7 +39,7 @@ def q_rob(state: spar.State, row: int, s: np.ndarray, a: np.ndarray, weight: flo
     """One row's LCB over the subset in row `row` of `subsets`, critic by critic."""
     values = []
     for i in np.asarray(state.critics.subsets)[row]:
-        params = jax.tree.map(lambda p, i=i: p[i], state.critics.critic)["params"]["mlp"]
+        params = jax.tree.map(lambda p, i=i: p[i], state.critics.critic)["params"]["members"]["mlp"]
         values.append(dense(params, np.concatenate([s, a]))[0])
     return float(np.mean(values) - weight * np.std(values))
 

@@ -45,7 +45,7 @@ def train_arguments(base: RunConfig, budget: str) -> type:
         f"{name}: {b.steps_anchor:,} + {b.steps_residual:,} updates, seeds {' '.join(map(str, b.seeds))}" for name, b in BUDGETS.items()
     ]
     table: list[tuple[str, Any, str, Any, dict[str, Any]]] = [
-        ("dataset", tyro.conf.Positional[str], "an embedded dataset's name or a D4RL-layout HDF5 file", base.dataset, {"metavar": "[DATASET]"}),
+        ("dataset", tyro.conf.Positional[str], "an embedded dataset or a D4RL-layout HDF5 file", base.dataset, {"metavar": "[DATASET]"}),
         ("algo", str, "one of " + ", ".join(registry.ALGOS), base.algo, {"metavar": "NAME"}),
         ("env", str | None, "gymnasium environment to evaluate in, where the data does not name one", None, {"metavar": "ID"}),
         ("episodes", int, "final evaluation episodes for each seed", base.episodes, {}),

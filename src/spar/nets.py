@@ -44,20 +44,21 @@ class Critic(nn.Module):
         return MLP(self.hidden, 1, name="mlp")(jnp.concatenate([obs, action], axis=-1)).squeeze(-1)
 
 
-def critic_ensemble(size: int, hidden: Sequence[int]) -> nn.Module:
-    """`size` independent critics as one module: (B, obs_dim), (B, act_dim) -> (size, B).
+class CriticEnsemble(nn.Module):
+    """`size` independent critics: (B, obs_dim), (B, act_dim) -> (size, B).
 
-    Every parameter has a leading axis of length `size`, so that a subset of critics is a plain index into it.
+    Every parameter has a leading axis of length `size`, so that a subset of critics is a plain index into it. The input is repeated for
+    each member first: the first layer is then one batched product with no transpose behind it, forward and backward.
     """
-    vmapped = nn.vmap(
-        Critic,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=None,  # the same batch for every member
-        out_axes=0,
-        axis_size=size,
-    )
-    return vmapped(hidden=tuple(hidden))
+
+    size: int
+    hidden: Sequence[int]
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        members = nn.vmap(Critic, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=self.size)
+        obs, action = (jnp.broadcast_to(x, (self.size, *x.shape)) for x in (obs, action))
+        return members(tuple(self.hidden), name="members")(obs, action)
 
 
 class DeterministicPolicy(nn.Module):

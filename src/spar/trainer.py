@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ class Settings:
     batch_size: int = 256  # rows drawn for one update
     log_every: int = 1000  # steps a dispatch: metrics are averages over it
     max_consecutive_errors: int = 10  # non-finite steps in a row before the run stops
+    seeds: Literal["auto", "map", "vmap"] = "auto"  # seeds one after another within a dispatch, or side by side; auto: map on a CPU
     checkpoint_seconds: float = 30.0  # between checkpoints; it does not change the outcome
 
 
@@ -172,8 +173,30 @@ def one_step(
     return stage.update(cfg, state, draw(settings, rows, columns, batch_key), update_key, step)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def advance(
+    stage: Stage,
+    cfg: Config,
+    settings: Settings,
+    state: State,
+    guard: Guard,
+    rows: Transitions,
+    columns: dict[str, jax.Array],
+    keys: jax.Array,
+    first: int,
+    count: int,
+) -> tuple[State, Guard, dict[str, jax.Array]]:
+    """`count` guarded steps of all seeds from step `first`. Returns the mean metrics over the steps not skipped, (S,).
+
+    Choosing between old and new state at every step would cost a pass over all parameters. So the chunk runs without that choice first;
+    only if a step was not finite is it run again from its beginning, skipping such steps.
+    """
+    arguments = (stage, cfg, settings, state, guard, rows, columns, keys, jnp.int32(first), jnp.int32(count))
+    result = _advance(*arguments, False)
+    return result if bool((result[1].skipped == guard.skipped).all()) else _advance(*arguments, True)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 10))
+def _advance(
     stage: Stage,
     cfg: Config,
     settings: Settings,
@@ -184,14 +207,17 @@ def advance(
     keys: jax.Array,
     first: jax.Array,
     count: jax.Array,
+    skipping: bool,
 ) -> tuple[State, Guard, dict[str, jax.Array]]:
-    """`count` guarded steps of all seeds from step `first`, in one dispatch. Returns the mean metrics over the steps not skipped, (S,)."""
+    """The chunk of `advance` in one dispatch. A CPU does the seeds one after another (it has no idle units to fill), a GPU all at once."""
 
     def guarded(
         state: State, guard: Guard, columns: dict[str, jax.Array], key: jax.Array, step: jax.Array
     ) -> tuple[State, Guard, Any, jax.Array]:
         new, metrics = one_step(stage, cfg, settings, state, rows, columns, key, step)
         finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
+        if not skipping:
+            return new, guard._replace(skipped=guard.skipped + ~finite, consecutive=jnp.zeros_like(guard.consecutive)), metrics, finite
         ok = finite & ~guard.halted
         consecutive = jnp.where(finite, 0, guard.consecutive + 1)
         guard = Guard(
@@ -203,17 +229,21 @@ def advance(
         state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, state)
         return state, guard, jax.tree.map(lambda value: jnp.where(ok, value, 0.0), metrics), ok
 
-    def body(i: jax.Array, carry: tuple) -> tuple:
-        state, guard, sums, taken = carry
-        state, guard, metrics, ok = jax.vmap(guarded, in_axes=(0, 0, 0, 0, None))(state, guard, columns, keys, first + i)
-        return state, guard, jax.tree.map(jnp.add, sums, metrics), taken + ok
+    def one_seed(state: State, guard: Guard, columns: dict[str, jax.Array], key: jax.Array) -> tuple[State, Guard, dict[str, jax.Array]]:
+        def body(i: jax.Array, carry: tuple) -> tuple:
+            state, guard, sums, taken = carry
+            state, guard, metrics, ok = guarded(state, guard, columns, key, first + i)
+            return state, guard, jax.tree.map(jnp.add, sums, metrics), taken + ok
 
-    shapes = jax.eval_shape(
-        lambda s, c: one_step(stage, cfg, settings, s, rows, c, keys[0], first)[1], *jax.tree.map(lambda x: x[0], (state, columns))
-    )
-    sums = jax.tree.map(lambda shape: jnp.zeros(keys.shape[0], jnp.float32), shapes)
-    state, guard, sums, taken = jax.lax.fori_loop(0, count, body, (state, guard, sums, jnp.zeros(keys.shape[0], jnp.int32)))
-    return state, guard, jax.tree.map(lambda total: total / taken, sums)
+        shapes = jax.eval_shape(lambda: one_step(stage, cfg, settings, state, rows, columns, key, first)[1])
+        sums = jax.tree.map(lambda shape: jnp.zeros((), jnp.float32), shapes)
+        state, guard, sums, taken = jax.lax.fori_loop(0, count, body, (state, guard, sums, jnp.int32(0)))
+        return state, guard, jax.tree.map(lambda total: total / taken, sums)
+
+    inputs = (state, guard, columns, keys)
+    if settings.seeds == "vmap" or (settings.seeds == "auto" and jax.default_backend() != "cpu"):
+        return jax.vmap(one_seed)(*inputs)
+    return jax.lax.map(lambda seed: one_seed(*seed), inputs)
 
 
 def _explain(

@@ -127,7 +127,7 @@ class Policy:
     def q_rob(self, s: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Mean minus lambda_u std over the rectifying critics: standardised (B, obs_dim), (..., B, A) in [-1, 1] -> (..., B)."""
         inputs = np.concatenate([np.broadcast_to(s, (*action.shape[:-1], s.shape[-1])), action], -1).astype(np.float32)
-        q = mlp(self.arrays, "critics/mlp", inputs.reshape(-1, inputs.shape[-1])).squeeze(-1)
+        q = mlp(self.arrays, "critics/members/mlp", inputs.reshape(-1, inputs.shape[-1])).squeeze(-1)
         return (q.mean(0) - self.description["lambda_u"] * q.std(0)).reshape(action.shape[:-1])
 
     def _limits(self) -> tuple[np.ndarray, np.ndarray]:

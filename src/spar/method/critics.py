@@ -61,7 +61,7 @@ def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
         raise SparError(f"critic.subset is {cfg.subset}; it must lie between 1 and critic.size = {cfg.size}")
     critic_key, value_key, subset_key = jax.random.split(key, 3)
     obs, action = jnp.zeros((1, spec.obs_dim)), jnp.zeros((1, spec.act_dim))
-    critic = nets.critic_ensemble(cfg.size, cfg.hidden).init(critic_key, obs, action)
+    critic = nets.CriticEnsemble(cfg.size, cfg.hidden).init(critic_key, obs, action)
     value = nets.Value(cfg.hidden).init(value_key, obs)
     tx = ops.adam(cfg.learning_rate, cfg.clip_norm)
     copy = jax.tree.map(jnp.copy, critic)
@@ -71,7 +71,7 @@ def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
 def q_values(cfg: Config, params: ops.Params, obs: jax.Array, action: jax.Array) -> jax.Array:
     """Q_i(s, a) of every member in `params`: (B, obs_dim), (B, act_dim) -> (n, B)."""
     size = jax.tree.leaves(params)[0].shape[0]
-    return nets.critic_ensemble(size, cfg.hidden).apply(params, obs, action)
+    return nets.CriticEnsemble(size, cfg.hidden).apply(params, obs, action)
 
 
 def members(state: State, role: Role) -> ops.Params:

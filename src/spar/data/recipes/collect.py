@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from safetensors.numpy import save_file
 
 from spar import files, ops
 from spar.data.recipes import sac
+
+WINDOW = 10  # training episodes over which a level counts as reached
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,6 @@ class Replay(NamedTuple):
     terminated: np.ndarray  # (T,) bool
     truncated: np.ndarray  # (T,) bool
 
-    def head(self, rows: int) -> Replay:
-        return Replay(*(column[:rows] for column in self))
-
 
 def round_mantissa(x: np.ndarray, bits: int = 15) -> np.ndarray:
     """float32 values rounded to `bits` explicit mantissa bits (relative error at most 2**-(bits + 1)): they then compress well."""
@@ -67,11 +67,12 @@ def evaluate(actor: sac.Actor, env: gymnasium.Env, episodes: int, seed: int) -> 
 
 
 def collect(
-    cfg: Collector, out: Path | None = None, stop: Callable[[float], bool] = lambda score: False, say: Callable[[str], None] = print
+    cfg: Collector, out: Path | None = None, until: float = math.inf, say: Callable[[str], None] = print
 ) -> tuple[Replay, list[tuple[int, float, float]]]:
-    """Run SAC for `max_steps`, or until `stop(mean evaluation return)`. Returns the replay and the curve of (step, mean, std).
+    """Run SAC for `max_steps`, or until the last WINDOW training episodes averaged a return of `until`.
 
-    With `out`, actor snapshots (safetensors) and `curve.csv` are written there as they come.
+    Returns the replay, cut after the episode that reached it, and the evaluation curve of (step, mean, std), which does not touch the
+    course of training. With `out`, actor snapshots (safetensors) and `curve.csv` are written there as they come.
     """
     env, eval_env = gymnasium.make(cfg.env_id), gymnasium.make(cfg.env_id)
     obs_dim, act_dim = env.observation_space.shape[0], env.action_space.shape[0]
@@ -80,6 +81,8 @@ def collect(
     state = sac.init(cfg.sac, obs_dim, act_dim, init_key)
     buffer = sac.empty_buffer(cfg.max_steps, obs_dim, act_dim)
     columns: list[list] = [[] for _ in Replay._fields]
+    episodes: list[float] = [0.0]  # returns; the last one is under way
+    reached: int | None = None
     curve: list[tuple[int, float, float]] = []
     actor, (obs, _) = sac.Actor(state.actor), env.reset(seed=cfg.seed)
     for start in range(0, cfg.max_steps, cfg.block):
@@ -91,7 +94,14 @@ def collect(
             next_obs, reward, terminated, truncated, _ = env.step(action)
             for column, value in zip(columns, (obs, action, reward, next_obs, terminated, truncated), strict=True):
                 column.append(value)
+            episodes[-1] += float(reward)
+            if terminated or truncated:
+                if reached is None and len(episodes) >= WINDOW and np.mean(episodes[-WINDOW:]) >= until:
+                    reached = step + 1
+                episodes.append(0.0)
             obs = env.reset()[0] if terminated or truncated else next_obs
+        if reached is not None:
+            break
         rows = sac.Buffer(*(jnp.asarray(np.asarray(columns[i][start:end], np.float32)) for i in range(5)))
         buffer = sac.write(buffer, rows, jnp.int32(start))
         if end > cfg.random_steps:
@@ -105,13 +115,9 @@ def collect(
             say(f"{cfg.env_id} seed {cfg.seed}: step {end}, return {curve[-1][1]:.0f} +- {curve[-1][2]:.0f}")
             if out is not None:
                 write_curve(out / "curve.csv", curve)
-            if stop(curve[-1][1]):
-                break
-    arrays = [
-        np.asarray(column, bool if name in ("terminated", "truncated") else np.float32)
-        for name, column in zip(Replay._fields, columns, strict=True)
-    ]
-    return Replay(*arrays), curve
+    flags = ("terminated", "truncated")
+    kinds = [bool if name in flags else np.float32 for name in Replay._fields]
+    return Replay(*(np.asarray(column[:reached], kind) for column, kind in zip(columns, kinds, strict=True))), curve
 
 
 def write_curve(path: Path, curve: list[tuple[int, float, float]]) -> None:

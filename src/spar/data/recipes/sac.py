@@ -47,8 +47,8 @@ class Buffer(NamedTuple):
     terminated: jax.Array  # (C,)
 
 
-def _modules(cfg: Config, act_dim: int) -> tuple[nets.SquashedGaussianPolicy, nets.nn.Module]:
-    return nets.SquashedGaussianPolicy(cfg.hidden, act_dim), nets.critic_ensemble(2, cfg.hidden)
+def _modules(cfg: Config, act_dim: int) -> tuple[nets.SquashedGaussianPolicy, nets.CriticEnsemble]:
+    return nets.SquashedGaussianPolicy(cfg.hidden, act_dim), nets.CriticEnsemble(2, cfg.hidden)
 
 
 def init(cfg: Config, obs_dim: int, act_dim: int, key: jax.Array) -> State:
