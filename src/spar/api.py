@@ -112,6 +112,7 @@ def configure(
     algo = algo or (preset.algo if preset else "spar-mlp")
     if config is None:
         config = preset.config(algo) if preset else registry.get(algo).default
+        config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak))
     cfg = RunConfig(
         dataset=dataset,
         algo=registry.get(algo).name,

@@ -1,0 +1,60 @@
+"""Turn a finished run into the README's table and picture, and keep what they were made from.
+
+    spar train --seeds 0 42 123 --episodes 20 --out runs/headline
+    python benchmarks/headline.py runs/headline
+
+Writes `results/headline-*.json` (summary, configuration, environment), `docs/gain.png`, and the part of README.md between its headline marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from spar.report import plots
+from spar.report.console import ROWS, percent, verdict
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = "spar train --seeds 0 42 123 --episodes 20"
+
+
+def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
+    """The block between the marks, in Markdown."""
+    lines = [
+        "![returns of the log, the anchor, and SPAR](docs/gain.png)",
+        "",
+        "| | return | 95 % interval | normalised | gate accepts |",
+        "|---|---|---|---|---|",
+    ]
+    for key, label in ROWS.items():
+        row, accepts = summary["intervals"][key], percent(summary["gate"]["acceptance"]) if key == "policy" else ""
+        score = summary["normalised"][key]
+        lines.append(f"| {label} | {row['mean']:.0f} | [{row['low']:.0f}, {row['high']:.0f}] | {score:.1f} | {accepts} |")
+    data, steps = summary["dataset"], summary["steps"]
+    lines += [
+        "",
+        f"{verdict(summary)} `{COMMAND}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']}, {steps['anchor']:,} + {steps['residual']:,} updates, "
+        f"last checkpoint, {len(summary['returns']['policy'][0])} episodes a seed, commit {environment['commit'][:7]}. Raw returns: `results/headline-summary.json`.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run
+    for name in ("summary", "config", "environment"):
+        shutil.copyfile(run / f"{name}.json", ROOT / "results" / f"headline-{name}.json")
+    summary, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("summary", "environment"))
+    plots.final_returns(summary).savefig(ROOT / "docs" / "gain.png", dpi=110, bbox_inches="tight")
+    readme = ROOT / "README.md"
+    block = f"<!-- headline -->\n{table(summary, environment)}\n<!-- /headline -->"
+    readme.write_text(re.sub(r"<!-- headline -->.*<!-- /headline -->", lambda _: block, readme.read_text(), flags=re.S))
+
+
+if __name__ == "__main__":
+    main()

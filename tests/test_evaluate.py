@@ -1,0 +1,78 @@
+"""Scores, intervals and roll-outs against independent computations."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from spar.evaluate import rollout, scores, stats
+from spar.types import SparError, Spec
+
+
+def test_normalised_scores() -> None:
+    assert scores.normalise("Hopper-v5", np.array(3234.3)) == pytest.approx(100)
+    assert scores.normalise("Hopper-v4", np.array(-20.272305)) == pytest.approx(0)
+    np.testing.assert_allclose(scores.normalise("HalfCheetah-v5", np.array([12135.0, -280.178953])), [100, 0])
+    assert scores.normalise("AntMaze_UMaze-v4", np.array(0.76)) == pytest.approx(76)
+    assert scores.normalise("AntMaze_Large_Diverse_GR-v4", np.array(1.0)) == pytest.approx(100)
+    assert scores.normalise("AdroitHandPen-v1", np.array(3076.8331017826877)) == pytest.approx(100)
+    assert scores.normalise("Pendulum-v1", np.array(1.0)) is None
+    assert scores.normalise(None, np.array(1.0)) is None
+
+
+def test_one_level_bootstrap_agrees_with_scipy() -> None:
+    values = np.random.default_rng(0).exponential(size=50)
+    ours = stats.bootstrap(values)
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours.mean == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+
+
+def test_two_level_bootstrap_sees_the_spread_between_seeds() -> None:
+    seeds = np.array([0.0, 10.0, 20.0])[:, None] + np.random.default_rng(0).normal(size=(3, 100))
+    wide, narrow = stats.bootstrap(seeds), stats.bootstrap(seeds.ravel())
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_paired_gain_removes_what_start_states_share() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(scale=100, size=(1, 30))
+    gain = stats.paired_gain(hard + 5 + rng.normal(size=(1, 30)), hard)
+    assert gain.low > 4 and gain.high < 6
+
+
+def test_lockstep_roll_outs_equal_one_environment_at_a_time() -> None:
+    """A linear controller in Hopper: lengths and returns of a plain gymnasium loop, to the last bit."""
+    weights = np.random.default_rng(0).normal(scale=0.3, size=(11, 3))
+
+    def act(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        action = np.stack([np.tanh(row @ weights) for row in obs])
+        return action, action[:, 0] > 0
+
+    evaluator = rollout.Evaluator("Hopper-v5", Spec(11, 3))
+    result = evaluator.run(act, 4, seed=100)
+    again = evaluator.run(act, 4, seed=100)
+    np.testing.assert_array_equal(result.returns, again.returns)
+    evaluator.close()
+    env, taken = gymnasium.make("Hopper-v5"), 0
+    for i in range(4):
+        obs, total, length, over = env.reset(seed=100 + i)[0], 0.0, 0, False
+        while not over:
+            action, accepted = act(obs[None])
+            obs, reward, terminated, truncated, _ = env.step(action[0])
+            total, length, over = total + float(reward), length + 1, terminated or truncated
+            taken += int(accepted[0])
+        assert (result.returns[i], result.lengths[i]) == (total, length)
+    assert result.acceptance == pytest.approx(taken / result.lengths.sum())
+    assert len(set(result.lengths)) > 1  # episodes did end at different times
+
+
+def test_unfit_environments_are_refused() -> None:
+    with pytest.raises(SparError, match=r"observations \(17,\)"):
+        rollout.Evaluator("HalfCheetah-v5", Spec(11, 3))
+    with pytest.raises(SparError, match="cannot be made"):
+        rollout.Evaluator("NoSuchTask-v0", Spec(11, 3))

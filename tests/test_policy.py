@@ -1,0 +1,254 @@
+"""The deployable policy: parity with JAX, the gate's fallbacks, and files that cannot be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load_file, save_file
+
+from spar import registry, trainer
+from spar.deploy import policy as deploy
+from spar.deploy.policy import Policy
+from spar.method import gate
+from spar.types import SparError
+from tests.conftest import plant_log, tiny
+
+LOG = plant_log()
+SCALER = LOG.scaler()
+OBS = LOG.observations[LOG.obs_index][:64]
+
+
+def make(algo: str, **parts: Any) -> tuple[Policy, Any, Any]:
+    """An untrained policy with its configuration and state: parity and fallbacks need no training."""
+    cfg = tiny(algo, **parts)
+    state = jax.tree.map(lambda x: x[0], trainer.start(registry.get(algo), cfg, LOG.spec, [3]).state)
+    description, arrays = registry.get(algo).export(cfg, state)
+    return Policy({**description, "delta_rho": 1.0}, {k: np.asarray(v) for k, v in arrays.items()}, SCALER), cfg, state
+
+
+POLICY = make("spar-mlp", gate={"eta_abs": -np.inf, "eta_rel": 0.0})[0]
+
+
+@pytest.mark.parametrize("algo", ["spar-mlp", "spar-plas"])
+@pytest.mark.parametrize("kind", ["deterministic", "gaussian"])
+def test_numpy_acts_as_jax_does(algo: str, kind: str) -> None:
+    policy, cfg, state = make(algo, anchor={"kind": kind}, gate={"eta_abs": 0.0, "eta_rel": 0.0})
+    expected = registry.get(algo).act(cfg, state, jnp.asarray(SCALER.obs_in(OBS)), jax.random.key(0))
+    decision = policy.act(OBS)
+    np.testing.assert_array_equal(decision.accepted, expected["accepted"])
+    assert 0 < decision.accepted.mean() < 1  # both branches were compared
+    np.testing.assert_allclose(decision.action, expected["action"], atol=1e-5)
+    np.testing.assert_allclose(decision.gain, expected["gain"], atol=1e-5)
+
+
+@pytest.mark.parametrize("algo", ["spar-cvae", "spar-proj"])
+def test_numpy_acts_as_jax_does_with_the_same_latents(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, cfg, state = make(algo, gate={"eta_abs": 0.0, "eta_rel": 0.0})
+    key = jax.random.key(4)
+    z = np.asarray(jax.random.normal(key, (cfg.gate.candidates, len(OBS), cfg.cvae.latent_dim)))
+
+    class Given:
+        def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+            assert shape == z.shape
+            return z.astype(dtype)
+
+    monkeypatch.setattr(policy, "_rng", Given())
+    expected = registry.get(algo).act(cfg, state, jnp.asarray(SCALER.obs_in(OBS)), key)
+    decision = policy.act(OBS)
+    np.testing.assert_array_equal(decision.accepted, expected["accepted"])
+    np.testing.assert_allclose(decision.action, expected["action"], atol=1e-5)
+
+
+def test_gate_equals_algorithm_five_line_by_line() -> None:
+    rng = np.random.default_rng(0)
+    q_base, q = rng.normal(size=200), rng.normal(size=(7, 200)) * 0.02
+    q += q_base + rng.normal(size=200) * 0.01
+    cfg = gate.Config(eta_abs=1e-3, eta_rel=0.01, eps=1e-8)
+    verdict = gate.rectify(cfg, q_base, q)
+    for b in range(200):
+        gains = [q[k, b] - q_base[b] for k in range(7)]
+        best = int(np.argmax(gains))
+        accept = gains[best] > 1e-3 and gains[best] / (abs(q_base[b]) + 1e-8) > 0.01
+        assert (verdict.best[b], verdict.accepted[b]) == (best, accept)
+    assert 0.1 < verdict.accepted.mean() < 0.9
+
+
+@pytest.mark.parametrize("algo", registry.ALGOS)
+def test_infinite_thresholds_are_the_anchor_and_the_residual_exactly(algo: str) -> None:
+    policy, _, _ = make(algo)
+    anchored = policy.with_gate(**gate.ALWAYS_ANCHOR).act(OBS)
+    assert not anchored.accepted.any()
+    np.testing.assert_array_equal(anchored.action, policy.anchor_action(OBS))
+    ungated = policy.with_gate(**gate.ALWAYS_RESIDUAL)
+    decision = ungated.act(OBS)
+    assert decision.accepted.all()
+    ungated.reset(0)
+    s = SCALER.obs_in(OBS)
+    base = SCALER.action_in(policy.anchor_action(OBS))
+    candidates = np.clip(base + ungated._residuals(s, base), -1, 1)
+    best = (ungated.q_rob(s, candidates) - ungated.q_rob(s, base)).argmax(0)
+    np.testing.assert_allclose(decision.action, candidates[best, np.arange(len(OBS))], atol=1e-5)
+
+
+def test_decisions_for_one_and_for_many_agree() -> None:
+    many = POLICY.act(OBS)
+    for i in range(8):
+        one = POLICY.act(OBS[i])
+        np.testing.assert_allclose(one.action, many.action[i], atol=1e-6)
+        assert (one.accepted, one.reason) == (many.accepted[i], many.reason[i])
+        assert isinstance(one.accepted, bool) and isinstance(one.reason, str) and one.action.shape == (2,)
+
+
+BAD = {
+    "nan": (np.array([np.nan, 0, 0]), deploy.NOT_FINITE),
+    "inf": (np.array([0, np.inf, 0]), deploy.NOT_FINITE),
+    "far": (np.array([0, 0, 1e6]), deploy.OUT_OF_RANGE),
+    "huge": (np.array([1e300, 0, 0]), deploy.NOT_FINITE),
+    "too long": (np.zeros(4), deploy.WRONG_SHAPE),
+    "empty": (np.zeros(0), deploy.WRONG_SHAPE),
+    "three axes": (np.zeros((1, 1, 3)), deploy.WRONG_SHAPE),
+    "scalar": (np.float32(1.0), deploy.WRONG_SHAPE),
+    "text": (np.array(["a", "b", "c"]), deploy.WRONG_SHAPE),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_observations_get_the_anchor_and_the_reason(name: str) -> None:
+    obs, reason = BAD[name]
+    policy = POLICY.with_gate(**gate.ALWAYS_RESIDUAL)  # even where the gate would take anything
+    decision = policy.act(obs)
+    assert decision.reason == reason and decision.accepted is False and decision.gain == -np.inf
+    assert np.isfinite(decision.action).all() and (np.abs(decision.action) <= 1).all()
+    own = np.array([0.25, -0.5], np.float32)
+    np.testing.assert_array_equal(policy.act(obs, anchor_action=own).action, own)  # the user's controller keeps the plant
+
+
+def test_one_bad_row_does_not_spoil_a_batch() -> None:
+    policy, batch = POLICY.with_gate(**gate.ALWAYS_RESIDUAL), OBS[:4].copy()
+    batch[2, 1] = np.nan
+    decision = policy.act(batch)
+    assert decision.accepted.tolist() == [True, True, False, True]
+    np.testing.assert_allclose(decision.action[[0, 1, 3]], policy.act(OBS[[0, 1, 3]]).action, atol=1e-6)
+
+
+def test_non_finite_scores_are_never_accepted() -> None:
+    verdict = gate.rectify(
+        gate.Config(**gate.ALWAYS_RESIDUAL), np.array([0.0, np.nan, 0.0]), np.array([[np.nan, 1.0, np.inf], [np.nan, 2.0, 1.0]])
+    )
+    assert verdict.accepted.tolist() == [False, False, True]
+    assert verdict.best[2] == 1  # an infinite score is no reason to pick a candidate
+
+
+@given(
+    hnp.arrays(np.float64, hnp.array_shapes(max_dims=2, max_side=5), elements=st.floats(width=64)),
+    st.one_of(st.none(), hnp.arrays(np.float64, 2, elements=st.floats(width=64))),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_input_whatever_yields_a_bad_action(obs: np.ndarray, own: np.ndarray | None) -> None:
+    if obs.ndim == 2:
+        own = None
+    decision = POLICY.act(obs, own)
+    assert np.isfinite(decision.action).all() and (np.abs(decision.action) <= 1).all()
+
+
+def test_the_users_controller_replaces_the_anchor() -> None:
+    own = np.tile(np.array([0.9, -0.9], np.float32), (len(OBS), 1))
+    decision = POLICY.act(OBS, own)
+    np.testing.assert_allclose(decision.action[~decision.accepted], own[~decision.accepted])
+    never = POLICY.with_gate(**gate.ALWAYS_ANCHOR).act(OBS, own)
+    np.testing.assert_allclose(never.action, own)
+    assert (POLICY.act(OBS, np.full_like(own, np.nan)).action == POLICY.act(OBS).action).all()  # a broken controller: the clone
+    with pytest.raises(SparError, match="anchor_action has shape"):
+        POLICY.act(OBS, own[:3])
+
+
+@pytest.mark.parametrize("algo", registry.ALGOS)
+def test_saved_and_loaded_policies_are_the_same(algo: str, tmp_path: Path) -> None:
+    policy, _, _ = make(algo, gate={"eta_abs": -np.inf})
+    deploy.save(tmp_path / "policy", {3: policy, 5: policy}, {"why": "test"})
+    loaded = deploy.load(tmp_path / "policy", seed=5)
+    policy.reset(1)
+    loaded.reset(1)
+    for before, after in zip(policy.act(OBS), loaded.act(OBS), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert loaded.gate == policy.gate  # minus infinity survives JSON
+    with pytest.raises(SparError, match="exists already"):
+        deploy.save(tmp_path / "policy", {3: policy}, {})
+    with pytest.raises(SparError, match="no seed 4"):
+        deploy.load(tmp_path / "policy", seed=4)
+
+
+def test_loading_needs_no_training_stack(tmp_path: Path) -> None:
+    deploy.save(tmp_path / "policy", {0: POLICY}, {})
+    code = (
+        "import sys, numpy, spar; p = spar.load_policy(sys.argv[1]); print(p.act(numpy.zeros(3)).reason);"
+        "bad = [m for m in ('jax', 'flax', 'gymnasium', 'mujoco', 'h5py', 'orbax') if m in sys.modules]; assert not bad, bad"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "policy")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in deploy.REASONS
+
+
+def spoil_json(change: Any) -> Any:
+    def spoil(folder: Path) -> None:
+        document = json.loads((folder / "policy.json").read_text())
+        change(document)
+        (folder / "policy.json").write_text(json.dumps(document))
+
+    return spoil
+
+
+def spoil_arrays(change: Any) -> Any:
+    def spoil(folder: Path) -> None:
+        arrays = load_file(folder / "arrays.safetensors")
+        change(arrays)
+        save_file(arrays, folder / "arrays.safetensors")
+
+    return spoil
+
+
+def poison(arrays: dict[str, np.ndarray]) -> None:
+    arrays["seed-0/residual/Dense_0/kernel"][0, 0] = np.nan
+
+
+SPOILERS = {
+    "another schema": (spoil_json(lambda d: d.update(schema=99)), "schema 99"),
+    "not JSON": (lambda folder: (folder / "policy.json").write_text("{"), "not valid JSON"),
+    "no JSON": (lambda folder: (folder / "policy.json").unlink(), "no policy.json"),
+    "no arrays": (lambda folder: (folder / "arrays.safetensors").unlink(), "cannot be read"),
+    "cut arrays": (
+        lambda folder: (folder / "arrays.safetensors").write_bytes((folder / "arrays.safetensors").read_bytes()[:-100]),
+        "cannot be read",
+    ),
+    "NaN weight": (spoil_arrays(poison), "non-finite"),
+    "missing scaler": (spoil_arrays(lambda a: a.pop("seed-0/scaler/obs_std")), "'scaler/obs_std'"),
+    "missing network": (spoil_arrays(lambda a: a.pop("seed-0/residual/Dense_1/kernel")), "do not fit"),
+    "wrong width": (spoil_arrays(lambda a: a.update({"seed-0/anchor/mlp/Dense_0/kernel": np.zeros((9, 16), np.float32)})), "do not fit"),
+    "wrong sizes": (spoil_json(lambda d: d.update(obs_dim=4)), "disagree"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILERS)
+def test_a_damaged_policy_fails_when_loaded(name: str, tmp_path: Path) -> None:
+    spoil, message = SPOILERS[name]
+    deploy.save(tmp_path / "policy", {0: POLICY}, {})
+    spoil(tmp_path / "policy")
+    with pytest.raises(SparError, match=message):
+        deploy.load(tmp_path / "policy")
+
+
+def test_gate_settings_are_one_record() -> None:
+    assert [f.name for f in dataclasses.fields(gate.Config)] == ["eta_abs", "eta_rel", "eps", "candidates", "obs_margin"]
+    assert (gate.Config().eta_abs, gate.Config().eta_rel, gate.Config().candidates) == (1e-4, 0.01, 10)  # C.1.4

@@ -1,0 +1,118 @@
+"""The presets against the paper's tables, cell by cell, as printed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from spar import api, presets, registry
+from spar.runs.config import BUDGETS, RunConfig, run_config_from_dict, to_dict
+from spar.types import SparError
+
+# Table 8: domain row, tau, architecture, lambda_u, lambda_g, filter, T, eta
+TABLE_8 = """
+halfcheetah-medium-replay 0.5 MLP  0.5 0.5 Hard 1.0 0.01
+hopper-medium-replay      0.5 MLP  0.5 0.5 Hard 1.0 0.01
+walker2d-medium-replay    0.5 MLP  0.5 2.0 Hard 1.0 0.01
+halfcheetah-medium-expert 0.5 PROJ 0.5 0.5 Hard 0.3 0.01
+hopper-medium-expert      0.5 PROJ 2   0.5 Hard 0.3 0.01
+walker2d-medium-expert    0.5 PROJ 0.5 2.0 Hard 0.3 0.01
+pen-cloned                0.5 PROJ 0.5 0.5 Soft 0.3 0.01
+pen-human                 0.5 PROJ 0.5 0.5 Soft 0.3 0.01
+antmaze-umaze-diverse     0.9 PROJ 0.5 2.0 Soft 0.3 0.01
+antmaze-large-diverse     0.9 PROJ 0.5 0.5 Soft 0.3 0.01
+"""
+ROWS = {line.split()[0]: line.split()[1:] for line in TABLE_8.strip().splitlines()}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_table_8_cell_by_cell(task: str) -> None:
+    tau, arch, lambda_u, lambda_g, filtering, temperature, eta = ROWS[task]
+    preset = presets.PRESETS[task]
+    cfg = preset.config()
+    assert preset.algo == f"spar-{arch.lower()}"
+    assert cfg.critic.expectile == float(tau)
+    assert cfg.critic.lambda_u == float(lambda_u)
+    guided = cfg.residual if arch == "MLP" else cfg.imitation
+    assert guided.lambda_g == float(lambda_g)
+    assert cfg.weighting.filter == filtering.lower()
+    assert cfg.weighting.sensitivity == "exp"
+    assert cfg.weighting.temperature == float(temperature)
+    assert cfg.gate.eta_rel == float(eta)
+    is_locomotion = task.split("-")[0] in ("halfcheetah", "hopper", "walker2d")
+    assert cfg.anchor.kind == ("deterministic" if is_locomotion else "gaussian")  # C.1.2
+    assert preset.reward_shift == (-1.0 if task.startswith("antmaze") else 0.0)  # Table 7, normalization
+
+
+def test_table_14_tasks_take_their_robots_medium_replay_row() -> None:
+    assert len(presets.PRESETS) == len(ROWS) + 3
+    for robot in ("halfcheetah", "hopper", "walker2d"):
+        medium, replay = (dataclasses.asdict(presets.PRESETS[f"{robot}-{kind}"]) for kind in ("medium", "medium-replay"))
+        assert "Table 14" in medium.pop("source") and replay.pop("source") == "Table 8"
+        medium.pop("task"), replay.pop("task")
+        assert medium == replay
+
+
+@pytest.mark.parametrize("task", presets.PRESETS)
+def test_table_7_cell_by_cell(task: str) -> None:
+    """The global settings, in the run that `--budget paper` makes of every task."""
+    run = api.configure(task, budget="paper")
+    cfg = run.config
+    assert run.loop.batch_size == 256
+    assert cfg.critic.discount == 0.99
+    assert run.loop.max_consecutive_errors == 10
+    assert (run.steps_anchor, run.steps_residual) == (1_000_000, 1_000_000)
+    assert (run.eval.every, run.loop.log_every) == (50_000, 1_000)
+    assert run.seeds == (0, 42, 123)
+    assert run.data.standardise and run.data.holdout == 0.0
+    assert (cfg.critic.size, cfg.critic.subset) == (10, 4)
+    assert (cfg.critic.polyak, cfg.critic.learning_rate, cfg.anchor.learning_rate) == (0.005, 3e-4, 3e-4)
+    assert cfg.critic.clip_norm == cfg.anchor.clip_norm == 1.0
+    assert cfg.gate.eta_abs == 1e-4 and cfg.gate.candidates == 10
+    if hasattr(cfg, "residual"):
+        assert cfg.residual.hidden == (256, 256)
+        assert (cfg.residual.learning_rate, cfg.residual.clip_norm) == (3e-4, 1.0)
+    if hasattr(cfg, "cvae"):
+        assert cfg.cvae.hidden == (256, 256, 256)  # 3 layers of 256
+        assert (cfg.cvae.latent_dim, cfg.cvae.kl_weight, cfg.cvae.reconstruction_weight) == (16, 0.5, 1.0)
+        assert (cfg.cvae.learning_rate, cfg.cvae.clip_norm) == (3e-4, 1.0)
+    if hasattr(cfg, "imitation"):
+        assert (cfg.imitation.period, cfg.imitation.ema, cfg.imitation.candidates) == (10, 0.005, 64)  # C.1.3
+    assert registry.get("spar-plas").default.plas.hidden == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("hopper_medium_replay-v2", "hopper-medium-replay"),
+        ("halfcheetah_medium_expert-v2", "halfcheetah-medium-expert"),
+        ("hopper-medium-v2", "hopper-medium"),
+        ("pen-human-v1", "pen-human"),
+        ("hopper_mediumish", None),
+        ("my-own-log", None),
+    ],
+)
+def test_datasets_find_their_task(name: str, task: str | None) -> None:
+    found = presets.match(name)
+    assert (found.task if found else None) == task
+
+
+@pytest.mark.parametrize("algo", registry.ALGOS)
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_run_configurations_survive_json(algo: str, budget: str) -> None:
+    cfg = api.configure("hopper-medium-expert", algo, budget=budget, env="Hopper-v5", seeds=[3, 1])
+    cfg = dataclasses.replace(cfg, config=dataclasses.replace(cfg.config, gate=dataclasses.replace(cfg.config.gate, eta_abs=float("-inf"))))
+    back = run_config_from_dict(to_dict(cfg))
+    assert back == cfg
+    assert isinstance(back, RunConfig) and type(back.config) is registry.get(algo).config
+
+
+def test_unknown_fields_and_impossible_counts_are_refused() -> None:
+    document = to_dict(api.configure("hopper-replay"))
+    document["config"]["critic"]["expectlie"] = 0.7
+    with pytest.raises(SparError, match="expectlie"):
+        run_config_from_dict(document)
+    for wrong in ({"seeds": [1, 1]}, {"seeds": []}, {"steps_anchor": 0}, {"episodes": 0}, {"budget": "huge"}):
+        with pytest.raises(SparError):
+            api.configure("hopper-replay", **wrong)
