@@ -3,7 +3,7 @@
     spar train --seeds 0 42 123 --episodes 20 --out runs/headline
     python benchmarks/headline.py runs/headline
 
-Writes `results/headline-*.json` (summary, configuration, environment), `docs/gain.png`, and the part of README.md between its headline marks.
+Writes `results/headline-*.json` (summary, configuration, environment), `docs/gain.png`, and what stands between README.md's headline marks.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
         row, accepts = summary["intervals"][key], percent(summary["gate"]["acceptance"]) if key == "policy" else ""
         score = summary["normalised"][key]
         lines.append(f"| {label} | {row['mean']:.0f} | [{row['low']:.0f}, {row['high']:.0f}] | {score:.1f} | {accepts} |")
-    data, steps = summary["dataset"], summary["steps"]
+    data, steps, episodes = summary["dataset"], summary["steps"], len(summary["returns"]["policy"][0])
     lines += [
         "",
-        f"{verdict(summary)} `{COMMAND}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']}, {steps['anchor']:,} + {steps['residual']:,} updates, "
-        f"last checkpoint, {len(summary['returns']['policy'][0])} episodes a seed, commit {environment['commit'][:7]}. Raw returns: `results/headline-summary.json`.",
+        f"{verdict(summary)} `{COMMAND}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']},",
+        f"{steps['anchor']:,} + {steps['residual']:,} updates, last checkpoint, {episodes} episodes, commit {environment['commit'][:7]}.",
+        "Raw returns: `results/headline-summary.json`.",
     ]
     return "\n".join(lines)
 

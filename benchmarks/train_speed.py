@@ -21,11 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.console import Console
 from rich.table import Table
 
-from spar import registry, trainer
+from spar import ops, registry, trainer
 from spar.data import catalog
+from spar.method import anchor, critics
 from spar.types import Spec, Stage, Transitions
 
 
@@ -74,16 +76,19 @@ def measure(algo: str, seeds: list[int], rows: Transitions, steps: int, rounds: 
     for stage in record.stages:
         columns = trainer.prepare(stage, cfg, state, rows) if stage.prepare else {}
 
-        def chunk(count: int, stage: Stage = stage, columns: Any = columns, state: Any = state) -> Any:
-            return trainer.advance(stage, cfg, settings, state, guard, rows, columns, keys, 0, count)
+        def chunk(first: int, count: int, stage: Stage = stage, columns: Any = columns, state: Any = state) -> Any:
+            return trainer.advance(stage, cfg, settings, state, guard, rows, columns, keys, first, count)
+
+        def one_by_one(count: int, chunk: Any = chunk) -> Any:
+            return [chunk(i, 1) for i in range(count)]
 
         flops = flops_of(stage, cfg, settings, jax.tree.map(lambda x: x[0], (state, columns)), rows, keys[0])
-        jax.block_until_ready(chunk(1))
+        jax.block_until_ready(chunk(0, 1))
         times, single, shares = [], [], []
         for _ in range(rounds):
             top = ceiling.measure()
-            times.append(seconds_of(lambda: chunk(steps)) / steps)
-            single.append(seconds_of(lambda: chunk(1), max(steps // 10, 10)))
+            times.append(seconds_of(lambda: chunk(0, steps)) / steps)
+            single.append(seconds_of(lambda: one_by_one(30)) / 30)
             shares.append(flops * len(seeds) / times[-1] / top)
         found.append({
             "algo": algo, "stage": stage.name, "seeds": len(seeds),
@@ -92,7 +97,38 @@ def measure(algo: str, seeds: list[int], rows: Transitions, steps: int, rounds: 
             "share_of_ceiling": float(np.median(shares)),
             "speed_up_over_one_dispatch_a_step": float(np.median(single) / np.median(times)),
         })  # fmt: skip
-        state = chunk(1)[0]
+        state = chunk(0, 1)[0]
+    return found
+
+
+def breakdown(rows: Transitions, rounds: int) -> dict[str, float]:
+    """Milliseconds of the parts of one Stage I step, each compiled alone (so their sum is a little more than the whole)."""
+    cfg = registry.get("spar-mlp").default
+    spec = Spec(rows.obs.shape[1], rows.action.shape[1])
+    state = jax.tree.map(lambda x: x[0], trainer.start(registry.get("spar-mlp"), cfg, spec, [0]).state)
+    batch = trainer.draw(trainer.Settings(), rows, {}, jax.random.key(0)).rows
+    y, tx, critic = jnp.ones(batch.reward.shape), ops.adam(3e-4, 1.0), state.critics.critic
+
+    def loss(params: ops.Params) -> jax.Array:
+        return critics.critic_loss(cfg.critic, params, y, batch)[0]
+
+    def optimise(gradient: ops.Params) -> Any:
+        updates, opt = jax.vmap(tx.update)(gradient, state.critics.critic_opt, critic)
+        return optax.apply_updates(critic, updates), opt
+
+    parts: dict[str, tuple[Callable[..., Any], Any]] = {
+        "target critics, forward": (lambda p: critics.q_values(cfg.critic, p, batch.obs, batch.action), state.critics.target),
+        "critics, forward and backward": (jax.grad(loss), critic),
+        "critics, clip and Adam": (optimise, jax.tree.map(jnp.ones_like, critic)),
+        "target average": (lambda p: ops.polyak(state.critics.target, p, 0.005), critic),
+        "anchor": (lambda s: anchor.update(cfg.anchor, s, batch), state.anchor),
+        "V, Q and targets together": (lambda s: critics.update(cfg.critic, s, batch, batch.action), state.critics),
+    }
+    found = {}
+    for name, (call, argument) in parts.items():
+        compiled = jax.jit(call)
+        jax.block_until_ready(compiled(argument))
+        found[name] = 1e3 * float(np.median([seconds_of(lambda c=compiled, a=argument: c(a), 30) for _ in range(rounds)]))
     return found
 
 
@@ -122,8 +158,10 @@ def main() -> None:
     middle, low, high = (f(ceiling.seen) / 1e9 for f in (np.median, min, max))
     console.print(f"matmul ceiling: {middle:.0f} GFLOP/s (median; {low:.0f} to {high:.0f} during this run)")
     console.print(table)
+    parts = breakdown(rows, arguments.rounds)
+    console.print("one Stage I step, part by part: " + ", ".join(f"{name} {value:.1f} ms" for name, value in parts.items()))
     if arguments.json:
-        document = {"ceiling_gflops": [value / 1e9 for value in ceiling.seen], "records": records}
+        document = {"ceiling_gflops": [value / 1e9 for value in ceiling.seen], "records": records, "stage_one_parts_ms": parts}
         with Path(arguments.json).open("x") as file:
             json.dump(document, file, indent=2)
 

@@ -10,6 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +48,10 @@ class Buffer(NamedTuple):
     terminated: jax.Array  # (C,)
 
 
-def _modules(cfg: Config, act_dim: int) -> tuple[nets.SquashedGaussianPolicy, nets.CriticEnsemble]:
-    return nets.SquashedGaussianPolicy(cfg.hidden, act_dim), nets.CriticEnsemble(2, cfg.hidden)
+def _modules(cfg: Config, act_dim: int) -> tuple[nets.SquashedGaussianPolicy, nn.Module]:
+    """The actor, and both critics as one module: (B, obs_dim), (B, act_dim) -> (2, B)."""
+    twins = nn.vmap(nets.Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, out_axes=0, axis_size=2)
+    return nets.SquashedGaussianPolicy(cfg.hidden, act_dim), twins(cfg.hidden)
 
 
 def init(cfg: Config, obs_dim: int, act_dim: int, key: jax.Array) -> State:
