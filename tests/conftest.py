@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Programs compiled once serve the whole session, the processes that tests start included. Set before JAX is imported.
+# Tests compile many small programs and run each briefly: compile them fast, and once for the whole session, the processes that tests
+# start included. Set before JAX is imported.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="spar-tests-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
