@@ -1,6 +1,6 @@
 """Turn a finished run into the README's table and picture, and keep what they were made from.
 
-    spar train --seeds 0 42 123 --episodes 20 --out runs/headline
+    spar train --out runs/headline
     python benchmarks/headline.py runs/headline
 
 Writes `results/headline-*.json` (summary, configuration, environment), `docs/gain.png`, and what stands between README.md's headline marks.
@@ -19,7 +19,6 @@ from spar.report import plots
 from spar.report.console import ROWS, percent, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = "spar train --seeds 0 42 123 --episodes 20"
 
 
 def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
@@ -34,10 +33,11 @@ def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
         row, accepts = summary["intervals"][key], percent(summary["gate"]["acceptance"]) if key == "policy" else ""
         score = summary["normalised"][key]
         lines.append(f"| {label} | {row['mean']:.0f} | [{row['low']:.0f}, {row['high']:.0f}] | {score:.1f} | {accepts} |")
+    command = f"spar train --seeds {' '.join(map(str, summary['seeds']))} --episodes {len(summary['returns']['policy'][0])}"
     data, steps, episodes = summary["dataset"], summary["steps"], len(summary["returns"]["policy"][0])
     lines += [
         "",
-        f"{verdict(summary)} `{COMMAND}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']},",
+        f"{verdict(summary)} `{command}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']},",
         f"{steps['anchor']:,} + {steps['residual']:,} updates, last checkpoint, {episodes} episodes, commit {environment['commit'][:7]}.",
         "Raw returns: `results/headline-summary.json`.",
     ]

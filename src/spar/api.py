@@ -23,6 +23,7 @@ from spar.evaluate.rollout import Evaluator
 from spar.report import page
 from spar.runs import experiment
 from spar.runs.config import BUDGETS, DataConfig, EvalConfig, RunConfig
+from spar.trainer import Settings
 from spar.types import SparError, Spec
 
 
@@ -122,7 +123,12 @@ def configure(
         steps_anchor=means.steps_anchor if steps_anchor is None else steps_anchor,
         steps_residual=means.steps_residual if steps_residual is None else steps_residual,
         config=config,
-        **{"data": default_data(dataset, budget), "eval": EvalConfig(every=means.eval_every), **settings},
+        **{
+            "data": default_data(dataset, budget),
+            "eval": EvalConfig(every=means.eval_every),
+            "loop": Settings(log_every=means.log_every),
+            **settings,
+        },
     )
     if not cfg.seeds or len(set(cfg.seeds)) != len(cfg.seeds) or min(cfg.seeds) < 0:
         raise SparError(f"seeds are {list(cfg.seeds)}; give one or more different non-negative numbers")

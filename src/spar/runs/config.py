@@ -56,12 +56,13 @@ class BudgetSteps:
     eval_every: int
     holdout: float
     polyak: float  # of the target critics: in few steps, values must travel faster
+    log_every: int  # updates between signs of life
 
 
 BUDGETS: dict[str, BudgetSteps] = {
-    "quick": BudgetSteps(10_000, 6_000, (0,), 2_000, 0.05, 0.02),
-    "standard": BudgetSteps(200_000, 100_000, PAPER_SEEDS, 25_000, 0.05, 0.005),
-    "paper": BudgetSteps(1_000_000, 1_000_000, PAPER_SEEDS, 50_000, 0.0, 0.005),  # Table 7: every episode trains
+    "quick": BudgetSteps(10_000, 6_000, (0,), 2_000, 0.05, 0.02, 200),
+    "standard": BudgetSteps(200_000, 100_000, PAPER_SEEDS, 25_000, 0.05, 0.005, 1_000),
+    "paper": BudgetSteps(1_000_000, 1_000_000, PAPER_SEEDS, 50_000, 0.0, 0.005, 1_000),  # Table 7: every episode trains
 }
 
 
