@@ -100,7 +100,7 @@ class Policy:
         rows = np.atleast_2d(obs).astype(np.float32) if fits else np.full((1 if single else len(obs), self.obs_dim), np.nan, np.float32)
         finite, in_range = np.isfinite(rows).all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
         # A fallback action must exist even for a broken sensor: missing values become the log's mean, far ones the edge of its range.
-        repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), *self._limits())
+        repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), self.scaler.obs_low, self.scaler.obs_high)
         s = self.scaler.obs_in(repaired)
         a_base = self._anchor(s, anchor_action)
 
@@ -129,9 +129,6 @@ class Policy:
         inputs = np.concatenate([np.broadcast_to(s, (*action.shape[:-1], s.shape[-1])), action], -1).astype(np.float32)
         q = mlp(self.arrays, "critics/members/mlp", inputs.reshape(-1, inputs.shape[-1])).squeeze(-1)
         return (q.mean(0) - self.description["lambda_u"] * q.std(0)).reshape(action.shape[:-1])
-
-    def _limits(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.scaler.obs_low, self.scaler.obs_high
 
     def _anchor(self, s: np.ndarray, given: np.ndarray | None) -> np.ndarray:
         cloned = np.tanh(mlp(self.arrays, "anchor/mlp", s))
