@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from spar import registry
-from spar.data.episodes import Log, from_rows
+from spar.data.episodes import Log
+from spar.data.rows import from_rows
 from spar.data.sources import d4rl
 
 

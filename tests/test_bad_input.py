@@ -37,6 +37,7 @@ def cast(key: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Colu
 def no_ends(columns: Columns) -> None:
     columns["terminals"][:] = False
     columns.pop("timeouts")
+    columns.pop("next_observations")
 
 
 CASES: dict[str, tuple[Callable[[Columns], None], str]] = {

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from spar import trainer
-from spar.data.episodes import Log, from_rows
+from spar.data.episodes import Log
+from spar.data.rows import from_rows
 from spar.method import anchor, critics
 from spar.registry import get
 from tests.conftest import plant_log, tiny

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spar.data.episodes import Log, from_rows
+from spar.data.episodes import Log
+from spar.data.rows import from_rows
 from spar.data.scalers import STD_FLOOR
 from spar.data.sources import d4rl
 from spar.types import SparError

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spar.api import Run, configure, resume, train
     from spar.data.catalog import load as load_log
-    from spar.data.episodes import Log, from_rows
+    from spar.data.episodes import Log
+    from spar.data.rows import from_rows
     from spar.deploy.policy import Decision, Policy
     from spar.deploy.policy import load as load_policy
     from spar.types import SparError
@@ -24,7 +25,7 @@ _HOME = {
     "train": ("spar.api", "train"),
     "load_log": ("spar.data.catalog", "load"),
     "Log": ("spar.data.episodes", "Log"),
-    "from_rows": ("spar.data.episodes", "from_rows"),
+    "from_rows": ("spar.data.rows", "from_rows"),
     "Decision": ("spar.deploy.policy", "Decision"),
     "Policy": ("spar.deploy.policy", "Policy"),
     "load_policy": ("spar.deploy.policy", "load"),

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spar.data.blocks import gather, spans
+
 STD_FLOOR = 1e-3
 
 
@@ -20,12 +22,26 @@ class Scaler(NamedTuple):
     action_high: np.ndarray  # (act_dim,)
 
     @classmethod
-    def fit(cls, obs: np.ndarray, action_low: np.ndarray, action_high: np.ndarray, standardise: bool = True) -> Scaler:
-        """Statistics of `obs` (N, obs_dim); with `standardise` off, mean 0 and scale 1."""
-        mean = obs.mean(0, dtype=np.float64) if standardise else np.zeros(obs.shape[1])
-        std = obs.std(0, dtype=np.float64) + STD_FLOOR if standardise else np.ones(obs.shape[1])
-        columns = (mean, std, obs.min(0), obs.max(0), action_low, action_high)
-        return cls(*(np.asarray(column, np.float32) for column in columns))
+    def fit(
+        cls, observations: np.ndarray, index: np.ndarray, action_low: np.ndarray, action_high: np.ndarray, standardise: bool = True
+    ) -> Scaler:
+        """Statistics of the rows `index` (T,), nondecreasing, of `observations` (N, obs_dim), read in blocks; with `standardise` off,
+        mean 0 and scale 1."""
+        dim = observations.shape[1]
+        total, squares = np.zeros(dim), np.zeros(dim)
+        low, high = np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
+        blocks = [index[span] for span in spans(len(index), dim)]
+        for part in blocks:
+            rows = gather(observations, part)
+            total += rows.sum(0, dtype=np.float64)
+            low, high = np.minimum(low, rows.min(0)), np.maximum(high, rows.max(0))
+        mean, std = np.zeros(dim), np.ones(dim)
+        if standardise:
+            mean = total / len(index)
+            for part in blocks:
+                squares += ((gather(observations, part) - mean) ** 2).sum(0)
+            std = np.sqrt(squares / len(index)) + STD_FLOOR
+        return cls(*(np.asarray(column, np.float32) for column in (mean, std, low, high, action_low, action_high)))
 
     def obs_in(self, obs: np.ndarray) -> np.ndarray:
         """(..., obs_dim) in the user's units -> standardised float32."""

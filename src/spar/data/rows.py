@@ -1,0 +1,198 @@
+"""From step-aligned rows, as files hold them, to the one schema: where do episodes end, which row has a successor, what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spar.data.blocks import Allocate, Matrix, as_float32, check_box, check_finite, gather, heap, spans
+from spar.data.episodes import Log
+from spar.types import SparError
+
+
+@dataclass
+class Rows:
+    """T steps in time order. Shapes fit each other; the values are not believed yet.
+
+    obs (T, obs_dim), action (T, act_dim), reward (T,), terminated and truncated (T,) bool. A step's successor is the next row's `obs`
+    inside an episode. At an episode's end it is `next_obs` (T, obs_dim) where the source has one for every row, or the episode's entry of
+    `final_obs` (E, obs_dim) where the source keeps N + 1 observations and says where episodes end; where it has neither, it is unknown.
+    """
+
+    source: str  # for messages: the file
+    obs: Matrix
+    action: Matrix
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    next_obs: Matrix | None = None
+    ends: np.ndarray | None = None  # (E,) the last row of each episode, where the source states it; else the flags decide
+    final_obs: np.ndarray | None = None
+    action_low: np.ndarray | None = None  # (act_dim,), -1 where not given
+    action_high: np.ndarray | None = None
+    env_id: str | None = None
+    observation_keys: tuple[str, ...] = ()
+    episode_returns: np.ndarray | None = None  # (E,) where the source states them; else rewards are summed
+    terminal_ends: bool = True  # False: a terminated step stops the bootstrap but not the episode (AntMaze)
+    horizon: int | None = None  # steps after which an episode without a mark is cut
+    jump: tuple[tuple[int, ...], float] | None = None  # (columns, distance): farther from one row to the next is another episode
+    notes: list[str] = field(default_factory=list)  # what the reader had to decide, one line each
+
+    def __post_init__(self) -> None:
+        self.terminated, self.truncated = np.asarray(self.terminated, bool), np.array(self.truncated, bool)
+        width = self.action.shape[1]
+        self.action_low = np.full(width, -1.0, np.float32) if self.action_low is None else np.asarray(self.action_low, np.float32)
+        self.action_high = np.full(width, 1.0, np.float32) if self.action_high is None else np.asarray(self.action_high, np.float32)
+
+    def check(self) -> None:
+        """Raises SparError at the first value that cannot be trusted, naming field and row of the source."""
+        columns = {"observations": self.obs, "actions": self.action, "rewards": self.reward, "next_observations": self.next_obs}
+        for name, matrix in {**columns, "final observations": self.final_obs}.items():
+            if matrix is not None:
+                check_finite(self.source, name, matrix)
+        assert self.action_low is not None and self.action_high is not None
+        check_box(self.source, "actions", self.action, self.action_low, self.action_high)
+
+    def mark_ends(self) -> np.ndarray:
+        """(T,) bool, the last row of every episode; cuts that no flag marks are added to `truncated`, with a note."""
+        if len(self.obs) == 0:
+            raise SparError(f"{self.source}: the log is empty (no rows)")
+        if self.ends is not None:
+            end = np.zeros(len(self.obs), bool)
+            end[self.ends] = True
+            return end
+        if self.jump is not None and self.next_obs is None:
+            self._cut(self._distance(*self.jump), "the position jumps farther than a step can")
+        if self.next_obs is not None:
+            self._cut(self._differs(), "the successor is not the next row")
+        if self.horizon is not None:
+            self._cut(self._overlong(self.horizon), f"an episode has at most {self.horizon} steps")
+        end = self.truncated | self.terminated if self.terminal_ends else self.truncated.copy()
+        if not end.any():
+            raise SparError(f"{self.source}: no episode end: neither 'terminals' nor 'timeouts' is ever set; mark where episodes end")
+        return end
+
+    def _cut(self, cut: np.ndarray, why: str) -> None:
+        """Truncate where `cut` (T,) says an episode ends and nothing else does."""
+        cut = cut & ~self.truncated
+        if self.terminal_ends:
+            cut &= ~self.terminated
+        if cut.any():
+            self.notes.append(f"{cut.sum()} unmarked episode ends ({why}), first at row {int(np.flatnonzero(cut)[0])}; split there")
+            self.truncated |= cut
+
+    def _differs(self) -> np.ndarray:
+        differs = np.zeros(len(self.obs), bool)
+        for span in spans(len(self.obs) - 1, self.obs.shape[1]):
+            after = slice(span.start + 1, span.stop + 1)
+            assert self.next_obs is not None
+            differs[span] = (as_float32(self.next_obs[span]) != as_float32(self.obs[after])).any(-1)
+        return differs
+
+    def _distance(self, columns: tuple[int, ...], limit: float) -> np.ndarray:
+        far = np.zeros(len(self.obs), bool)
+        for span in spans(len(self.obs) - 1, self.obs.shape[1]):
+            block = as_float32(self.obs[span.start : span.stop + 1])[:, list(columns)]
+            far[span] = np.linalg.norm(np.diff(block, axis=0), axis=-1) > limit
+        return far
+
+    def _overlong(self, horizon: int) -> np.ndarray:
+        end = self.truncated | self.terminated if self.terminal_ends else self.truncated
+        starts = np.flatnonzero(np.append(True, end[:-1]))
+        age = np.arange(len(end)) - np.repeat(starts, np.diff(np.append(starts, len(end))))
+        return age % horizon == horizon - 1
+
+    def log(self, name: str, strict: bool = True, allocate: Allocate = heap) -> Log:
+        """The log of these rows. With `strict` off the values are not checked: to look at, not to train on.
+
+        Without successors, the last row of a truncated or unfinished episode is left out, its observation becomes the episode's final
+        one. A terminated row never needs its successor and is kept.
+        """
+        if strict:
+            self.check()
+        end, notes, truncated = self.mark_ends(), self.notes, self.truncated
+        if not end[-1] or not (self.terminated | self.truncated)[-1]:
+            notes.append("the last episode is unfinished: its rows train, its return is not counted")
+        finished = end & (self.terminated | self.truncated)
+        end[-1] = True
+        ends = np.flatnonzero(end)
+        starts = np.append(0, ends[:-1] + 1)
+        returns = self._returns(starts, ends, finished)
+
+        known = self.next_obs is not None or self.final_obs is not None
+        dropped = np.zeros(len(end), bool) if known else end & ~self.terminated
+        if dropped.any():
+            notes.append(f"{dropped.sum()} rows without a successor left out (an episode cut by a time limit or the end of the file)")
+        lengths = ends - starts + 1 - dropped[ends]
+        real, kept = lengths > 0, np.flatnonzero(~dropped)
+        shortened = ends[dropped[ends] & real]
+        truncated[shortened - 1] = finished[shortened]  # the row before now ends the episode
+
+        ends, lengths, returns = ends[real], lengths[real], returns[real]
+        final = np.cumsum(lengths + 1) - 1  # where each episode's last observation goes
+        order = np.insert(kept, np.cumsum(lengths), ends)
+        observations = gather(self.obs, order, allocate)
+        if self.next_obs is not None:
+            observations[final] = gather(self.next_obs, ends)
+        elif self.final_obs is not None:
+            observations[final] = self.final_obs
+        assert self.action_low is not None and self.action_high is not None
+        return Log(
+            name=name,
+            observations=observations,
+            actions=gather(self.action, kept, allocate),
+            rewards=as_float32(self.reward[kept]),
+            terminated=self.terminated[kept],
+            truncated=truncated[kept],
+            lengths=lengths,
+            episode_returns=returns,
+            action_low=self.action_low,
+            action_high=self.action_high,
+            env_id=self.env_id,
+            observation_keys=self.observation_keys,
+            source=self.source,
+            notes=tuple(notes),
+        )
+
+    def _returns(self, starts: np.ndarray, ends: np.ndarray, finished: np.ndarray) -> np.ndarray:
+        """(E,) float64 undiscounted returns, NaN where unfinished. What comes after a first terminated step does not count: the
+        environment would have stopped there."""
+        if self.episode_returns is not None:
+            return np.asarray(self.episode_returns, np.float64)
+        before = np.cumsum(self.terminated) - self.terminated
+        counts = before == np.repeat(before[starts], ends - starts + 1)
+        return np.where(finished[ends], np.add.reduceat(np.where(counts, self.reward, 0.0).astype(np.float64), starts), np.nan)
+
+
+def from_rows(
+    name: str,
+    obs: np.ndarray,
+    action: np.ndarray,
+    reward: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    next_obs: np.ndarray | None = None,
+    action_low: np.ndarray | None = None,
+    action_high: np.ndarray | None = None,
+    env_id: str | None = None,
+) -> Log:
+    """A log from arrays in time order: obs (T, obs_dim), action (T, act_dim) inside [action_low, action_high], the rest (T,).
+
+    With `next_obs` (T, obs_dim) every row is kept, and a row whose successor is not the next row's observation ends an episode even where
+    no flag says so. Without it, the last row of a truncated or unfinished episode has no successor: the row is left out, its observation
+    becomes the episode's final one. Raises SparError, naming field and row, for shapes that do not fit and values that cannot be trusted.
+    """
+    obs, action, reward = np.asarray(obs), np.asarray(action), np.asarray(reward).reshape(-1)
+    columns = {"observations": obs, "actions": action, "rewards": reward, "terminated": terminated, "truncated": truncated}
+    if next_obs is not None:
+        columns["next_observations"] = next_obs = np.asarray(next_obs)
+    for field_name, column in columns.items():
+        if len(column) != len(obs):
+            raise SparError(f"{name}: '{field_name}' has {len(column)} rows but 'observations' has {len(obs)}")
+        if field_name.endswith(("observations", "actions")) and np.ndim(column) != 2:
+            raise SparError(f"{name}: '{field_name}' has shape {np.shape(column)}, expected (rows, dimensions)")
+    rows = Rows(
+        name, obs, action, reward, terminated, truncated, next_obs, action_low=action_low, action_high=action_high, env_id=env_id
+    )  # fmt: skip
+    return rows.log(name)

@@ -1,0 +1,156 @@
+"""Flat step-aligned columns under D4RL's names, whatever container they come from (HDF5, NPZ), and what is known of each D4RL family.
+
+Names: `observations` (N, obs_dim), `actions` (N, act_dim), `rewards` (N,), `terminals` (N,); optional `timeouts` (N,) and
+`next_observations` (N, obs_dim). Vectors may be (N, 1), numbers float64, flags bool or 0/1 numbers.
+Attributes, where the container can hold them: `env_id`, `observation_keys`, `action_low`, `action_high`, `terminals_end_episodes`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spar.data.blocks import Matrix
+from spar.data.episodes import Log
+from spar.data.rows import Rows
+from spar.types import SparError
+
+MATRICES = ("observations", "actions", "next_observations")
+FLAGS = ("terminals", "timeouts")
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations")
+RETURNS = "metadata/episode_returns"  # (E,), as the log that was written states them: rows it lacks may have earned some
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the files of a D4RL family must be read (Fu et al. 2020; the issues of their repository name the pitfalls)."""
+
+    pattern: str  # of a dataset's or an environment's name
+    terminal_ends: bool = True  # AntMaze: a relabelled goal hit stops the bootstrap, the ant walks on
+    terminals_are_ends: bool = False  # Kitchen: 'terminals' marks the end of a demonstration, not of the task
+    horizon: int | None = None  # steps after which an episode is cut where the file has no 'timeouts'
+    jump: tuple[tuple[int, ...], float] | None = None  # AntMaze v0: resets that no flag marks
+
+
+ANTMAZE_JUMP = ((0, 1), 1.0)  # an ant moves a fraction of this in one step
+FAMILIES = (
+    Family("antmaze.*umaze|ant_maze_u-maze", terminal_ends=False, horizon=700, jump=ANTMAZE_JUMP),
+    Family("antmaze|ant_maze", terminal_ends=False, horizon=1000, jump=ANTMAZE_JUMP),
+    Family("kitchen", terminals_are_ends=True, horizon=280),
+    Family("pen|adroithandpen", horizon=100),
+    Family("door|hammer|relocate|adroithand(door|hammer|relocate)", horizon=200),
+    Family("halfcheetah|hopper|walker2d|walker|ant", horizon=1000),
+)
+UNKNOWN = Family("")
+
+
+def family_of(*names: str | None) -> Family:
+    """The family that the first telling name (of a dataset, a file, an environment) belongs to; UNKNOWN where none tells."""
+    for name in filter(None, names):
+        for family in FAMILIES:
+            if re.match(rf"(mini_)?({family.pattern})([^a-z]|$)", name.lower().split("/")[-1]):
+                return family
+    return UNKNOWN
+
+
+def column(source: str, key: str, found: Any, keep_matrix: bool = False) -> Matrix:
+    """One column with shape and type checked: matrices (N, D), vectors (N,), flags (N,) bool. With `keep_matrix` a matrix stays the
+    sliceable object `found` (not yet in memory)."""
+    is_flag, is_matrix = key in FLAGS, key in MATRICES
+    kind, shape = found.dtype.kind, tuple(found.shape)
+    if kind not in ("biuf" if is_flag else "f"):
+        discrete = "discrete actions are not supported; continuous ones must be floating point"
+        raise SparError(f"{source}: '{key}' has type {found.dtype}; {discrete if key == 'actions' else 'it must be floating point'}")
+    if (is_matrix and len(shape) != 2) or (not is_matrix and shape not in [shape[:1] or (0,), (*shape[:1], 1)]):
+        raise SparError(f"{source}: '{key}' has shape {shape}, expected {'(rows, dimensions)' if is_matrix else '(rows,) or (rows, 1)'}")
+    if is_matrix and shape[1] == 0:
+        raise SparError(f"{source}: '{key}' has shape {shape}: no dimensions")
+    if is_matrix and keep_matrix:
+        return found
+    try:
+        array = np.asarray(found[()])
+    except (OSError, ValueError) as error:
+        raise SparError(f"{source}: '{key}' cannot be read ({str(error).splitlines()[0]}); the file is damaged") from None
+    if is_matrix:
+        return array
+    array = array.reshape(-1)
+    if is_flag:
+        odd = np.flatnonzero((array != 0) & (array != 1))
+        if len(odd):
+            raise SparError(f"{source}: '{key}' row {odd[0]} is {array[odd[0]]}; flags are 0 or 1")
+        return array.astype(bool)
+    return array
+
+
+def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str, Any], names: tuple[str | None, ...]) -> Rows:
+    """Rows of checked `columns`; `names` (most telling first) decide the family.
+
+    Raises SparError when columns disagree in length or width.
+    """
+    rows = len(columns["observations"])
+    if rows == 0:
+        raise SparError(f"{source}: the file is empty: 'observations' has no rows")
+    for key, found in columns.items():
+        if len(found) != rows and key != RETURNS:
+            raise SparError(f"{source}: '{key}' has {len(found)} rows but 'observations' has {rows}")
+    following = columns.get("next_observations")
+    if following is not None and following.shape != columns["observations"].shape:
+        raise SparError(
+            f"{source}: 'next_observations' has shape {tuple(following.shape)}, 'observations' {tuple(columns['observations'].shape)}"
+        )
+    env_id = str(attributes["env_id"]) if "env_id" in attributes else None
+    family, notes = family_of(*names, env_id), []
+    terminals, timeouts = columns["terminals"], columns.get("timeouts")
+    missing_timeouts = timeouts is None
+    timeouts = np.zeros(rows, bool) if timeouts is None else timeouts
+    if family.terminals_are_ends:
+        terminals, timeouts = np.zeros(rows, bool), timeouts | terminals
+        missing_timeouts = not timeouts.any()
+        notes.append("'terminals' marks the end of a demonstration here, not of the task: read as a time limit")
+    bounds = [np.asarray(attributes[key], np.float32).reshape(-1) if key in attributes else None for key in ("action_low", "action_high")]
+    for key, bound in zip(("action_low", "action_high"), bounds, strict=True):
+        if bound is not None and len(bound) != columns["actions"].shape[1]:
+            raise SparError(f"{source}: attribute '{key}' has {len(bound)} numbers, 'actions' {columns['actions'].shape[1]} dimensions")
+    return Rows(
+        source=source,
+        obs=columns["observations"],
+        action=columns["actions"],
+        reward=columns["rewards"],
+        terminated=terminals,
+        truncated=timeouts,
+        next_obs=following,
+        action_low=bounds[0],
+        action_high=bounds[1],
+        env_id=env_id,
+        observation_keys=tuple(filter(None, str(attributes.get("observation_keys", "")).split(","))),
+        episode_returns=columns.get(RETURNS),
+        terminal_ends=bool(attributes.get("terminals_end_episodes", family.terminal_ends)),
+        horizon=family.horizon if missing_timeouts and following is None else None,
+        jump=family.jump,
+        notes=notes,
+    )
+
+
+def from_log(log: Log) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(columns, attributes) that `to_rows` turns back into an equal log, bit for bit."""
+    columns = {
+        "observations": log.observations[log.obs_index],
+        "actions": log.actions,
+        "rewards": log.rewards,
+        "terminals": log.terminated,
+        "timeouts": log.truncated,
+        "next_observations": log.successors,
+        RETURNS: log.episode_returns,
+    }
+    inside = log.terminated.copy()
+    inside[np.cumsum(log.lengths) - 1] = False
+    attributes: dict[str, Any] = {"action_low": log.action_low, "action_high": log.action_high}
+    attributes |= {"terminals_end_episodes": not inside.any()}
+    attributes |= {"env_id": log.env_id} if log.env_id else {}
+    attributes |= {"observation_keys": ",".join(log.observation_keys)} if log.observation_keys else {}
+    return columns, attributes
