@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,9 +15,28 @@ from spar.types import SparError
 
 Matrix = Any  # a NumPy array, or an HDF5 dataset: has shape, and slices of rows become arrays
 Allocate = Callable[[tuple[int, ...]], np.ndarray]  # a float32 array of this shape, to be filled
+Place = Callable[[str, int, int | None], str]  # (field, row, column) -> where that is, in a message's words
 BLOCK_BYTES = 16 << 20
 BOX_TOLERANCE = 1e-5
+MAX_EXPANSION = 1100  # gzip cannot shrink more: a file that claims to is not what it says
+LARGE, MAX_LARGE_EXPANSION = 256 << 20, 100  # bytes, and what measured values that large cannot shrink to
 CACHE_VARIABLE = "SPAR_CACHE"
+
+
+def check_expansion(place: str, claimed: int, stored: int) -> None:
+    """Raises SparError, naming `place`, where `claimed` bytes of numbers cannot be in `stored` bytes of a file, compressed or not."""
+    if claimed > MAX_EXPANSION * max(stored, 4096) or (claimed > LARGE and claimed > MAX_LARGE_EXPANSION * stored):
+        raise SparError(f"{place} claims {claimed} bytes but the file holds {stored} bytes of it; the file is damaged")
+
+
+@contextlib.contextmanager
+def reading(source: str, *errors: type[Exception]) -> Iterator[None]:
+    """What a file format's own reader objects to with one of `errors`, and memory that a damaged file asks for, as a SparError."""
+    try:
+        yield
+    except (*errors, MemoryError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise SparError(f"{source}: cannot be read ({what[:200]}{'...' if len(what) > 200 else ''}); the file is damaged") from None
 
 
 def spans(rows: int, width: int) -> Iterator[slice]:
@@ -52,11 +72,16 @@ def gather(source: Matrix, index: np.ndarray, allocate: Allocate = heap) -> np.n
         part = index[span]
         rows = np.asarray(source[part[0] : part[-1] + 1])
         with np.errstate(over="ignore"):
-            out[span] = rows if len(rows) == len(part) else rows[part - part[0]]
+            out[span] = rows[part - part[0]]
     return out
 
 
-def check_finite(source: str, field: str, matrix: Matrix) -> None:
+def cell(field: str, row: int, column: int | None) -> str:
+    """`Place` of an array without names for its columns; a vector has no column."""
+    return f"'{field}' row {row}" + ("" if column is None else f", column {column}")
+
+
+def check_finite(source: str, field: str, matrix: Matrix, place: Place = cell) -> None:
     """Raises SparError at the first cell of `matrix` (rows first) that is not a finite float32."""
     width = int(np.prod(matrix.shape[1:]))
     if all(_all_finite(matrix[span]) for span in spans(len(matrix), width)):
@@ -69,8 +94,8 @@ def check_finite(source: str, field: str, matrix: Matrix) -> None:
         if first is None and len(cells):
             first = (span.start + int(cells[0][0]), *(int(i) for i in cells[0][1:]), block[tuple(cells[0])])
     assert first is not None
-    column = f", column {first[1]}" if matrix.ndim > 1 else ""
-    raise SparError(f"{source}: '{field}' row {first[0]}{column} is {first[-1]} ({count} such cells); drop or repair those rows")
+    where = place(field, first[0], first[1] if matrix.ndim > 1 else None)
+    raise SparError(f"{source}: {where} is {first[-1]} ({count} such cells); drop or repair those rows")
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
@@ -86,10 +111,12 @@ def _all_finite(block: np.ndarray) -> bool:
         return bool(np.isfinite(block.sum(dtype=np.float32)) or np.isfinite(block).all())
 
 
-def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: np.ndarray) -> None:
+def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: np.ndarray, place: Place = cell) -> None:
     """Raises SparError at the first row of `actions` (T, act_dim), all finite, outside [low, high]."""
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        raise SparError(f"{source}: the action box [{low}, {high}] must be finite with low < high in every dimension")
+    wrong = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
+    if len(wrong):
+        box = f"[{low[wrong[0]]}, {high[wrong[0]]}] in dimension {wrong[0]}"
+        raise SparError(f"{source}: the action box is {box}; it must be finite with low < high in every dimension")
     slack = BOX_TOLERANCE * (high - low)
     blocks = list(spans(len(actions), actions.shape[1]))
     if all((actions[b].min(0) >= low - slack).all() and (actions[b].max(0) <= high + slack).all() for b in blocks):
@@ -103,6 +130,6 @@ def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: n
     assert first is not None
     row, column = first
     raise SparError(
-        f"{source}: '{field}' row {row}, column {column} is {actions[row, column]:.6g}, outside [{low[column]:.6g}, {high[column]:.6g}] "
+        f"{source}: {place(field, row, column)} is {actions[row, column]:.6g}, outside [{low[column]:.6g}, {high[column]:.6g}] "
         f"({count} such cells); give the true bounds or rescale"
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -126,7 +127,8 @@ class Log:
 
     def transitions(self, scaler: Scaler, reward_shift: float = 0.0) -> Transitions:
         """All T rows on the device, standardised by `scaler`; `reward_shift` is added to every reward (-1 for AntMaze)."""
-        return Transitions(*map(jnp.asarray, HostRows(self, scaler, reward_shift).take(np.arange(len(self)))))
+        rows: Transitions = jax.tree.map(jnp.asarray, HostRows(self, scaler, reward_shift).take(np.arange(len(self))))
+        return rows
 
 
 class HostRows:

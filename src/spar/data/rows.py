@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spar.data.blocks import Allocate, Matrix, as_float32, check_box, check_finite, gather, heap, spans
+from spar.data.blocks import Allocate, Matrix, Place, as_float32, cell, check_box, check_finite, gather, heap, spans
 from spar.data.episodes import Log
 from spar.types import SparError
+
+JUMPED = "the successor is not the next row"
 
 
 @dataclass
@@ -16,8 +18,9 @@ class Rows:
     """T steps in time order. Shapes fit each other; the values are not believed yet.
 
     obs (T, obs_dim), action (T, act_dim), reward (T,), terminated and truncated (T,) bool. A step's successor is the next row's `obs`
-    inside an episode. At an episode's end it is `next_obs` (T, obs_dim) where the source has one for every row, or the episode's entry of
-    `final_obs` (E, obs_dim) where the source keeps N + 1 observations and says where episodes end; where it has neither, it is unknown.
+    inside an episode. At an episode's end it is `next_obs` (T, obs_dim) where the source has one for every row; else it is unknown, unless
+    the source keeps all N + 1 observations of each episode and says where episodes end: then `stacked` is set and obs is (T + E, obs_dim),
+    float32, just as the log wants it.
     """
 
     source: str  # for messages: the file
@@ -28,7 +31,7 @@ class Rows:
     truncated: np.ndarray
     next_obs: Matrix | None = None
     ends: np.ndarray | None = None  # (E,) the last row of each episode, where the source states it; else the flags decide
-    final_obs: np.ndarray | None = None
+    stacked: bool = False  # needs `ends`
     action_low: np.ndarray | None = None  # (act_dim,), -1 where not given
     action_high: np.ndarray | None = None
     env_id: str | None = None
@@ -38,6 +41,7 @@ class Rows:
     horizon: int | None = None  # steps after which an episode without a mark is cut
     jump: tuple[tuple[int, ...], float] | None = None  # (columns, distance): farther from one row to the next is another episode
     notes: list[str] = field(default_factory=list)  # what the reader had to decide, one line each
+    place: Place = cell  # how messages name a cell, where the source's columns have names
 
     def __post_init__(self) -> None:
         self.terminated, self.truncated = np.asarray(self.terminated, bool), np.array(self.truncated, bool)
@@ -48,24 +52,24 @@ class Rows:
     def check(self) -> None:
         """Raises SparError at the first value that cannot be trusted, naming field and row of the source."""
         columns = {"observations": self.obs, "actions": self.action, "rewards": self.reward, "next_observations": self.next_obs}
-        for name, matrix in {**columns, "final observations": self.final_obs}.items():
+        for name, matrix in columns.items():
             if matrix is not None:
-                check_finite(self.source, name, matrix)
+                check_finite(self.source, name, matrix, self.place)
         assert self.action_low is not None and self.action_high is not None
-        check_box(self.source, "actions", self.action, self.action_low, self.action_high)
+        check_box(self.source, "actions", self.action, self.action_low, self.action_high, self.place)
 
     def mark_ends(self) -> np.ndarray:
         """(T,) bool, the last row of every episode; cuts that no flag marks are added to `truncated`, with a note."""
-        if len(self.obs) == 0:
+        if len(self.action) == 0:
             raise SparError(f"{self.source}: the log is empty (no rows)")
         if self.ends is not None:
-            end = np.zeros(len(self.obs), bool)
+            end = np.zeros(len(self.action), bool)
             end[self.ends] = True
-            return end
+            return end if self.next_obs is None else end | self._cut(self._differs() & ~end, JUMPED)
         if self.jump is not None and self.next_obs is None:
             self._cut(self._distance(*self.jump), "the position jumps farther than a step can")
         if self.next_obs is not None:
-            self._cut(self._differs(), "the successor is not the next row")
+            self._cut(self._differs(), JUMPED)
         if self.horizon is not None:
             self._cut(self._overlong(self.horizon), f"an episode has at most {self.horizon} steps")
         end = self.truncated | self.terminated if self.terminal_ends else self.truncated.copy()
@@ -73,21 +77,23 @@ class Rows:
             raise SparError(f"{self.source}: no episode end: neither 'terminals' nor 'timeouts' is ever set; mark where episodes end")
         return end
 
-    def _cut(self, cut: np.ndarray, why: str) -> None:
-        """Truncate where `cut` (T,) says an episode ends and nothing else does."""
+    def _cut(self, cut: np.ndarray, why: str) -> np.ndarray:
+        """Truncate where `cut` (T,) says an episode ends and nothing else does; (T,) bool, where that was."""
         cut = cut & ~self.truncated
         if self.terminal_ends:
             cut &= ~self.terminated
         if cut.any():
             self.notes.append(f"{cut.sum()} unmarked episode ends ({why}), first at row {int(np.flatnonzero(cut)[0])}; split there")
             self.truncated |= cut
+        return cut
 
     def _differs(self) -> np.ndarray:
         differs = np.zeros(len(self.obs), bool)
         for span in spans(len(self.obs) - 1, self.obs.shape[1]):
             after = slice(span.start + 1, span.stop + 1)
             assert self.next_obs is not None
-            differs[span] = (as_float32(self.next_obs[span]) != as_float32(self.obs[after])).any(-1)
+            one, other = as_float32(self.next_obs[span]), as_float32(self.obs[after])
+            differs[span] = ((one != other) & ~(np.isnan(one) & np.isnan(other))).any(-1)
         return differs
 
     def _distance(self, columns: tuple[int, ...], limit: float) -> np.ndarray:
@@ -120,7 +126,7 @@ class Rows:
         starts = np.append(0, ends[:-1] + 1)
         returns = self._returns(starts, ends, finished)
 
-        known = self.next_obs is not None or self.final_obs is not None
+        known = self.next_obs is not None or self.stacked
         dropped = np.zeros(len(end), bool) if known else end & ~self.terminated
         if dropped.any():
             notes.append(f"{dropped.sum()} rows without a successor left out (an episode cut by a time limit or the end of the file)")
@@ -130,18 +136,11 @@ class Rows:
         truncated[shortened - 1] = finished[shortened]  # the row before now ends the episode
 
         ends, lengths, returns = ends[real], lengths[real], returns[real]
-        final = np.cumsum(lengths + 1) - 1  # where each episode's last observation goes
-        order = np.insert(kept, np.cumsum(lengths), ends)
-        observations = gather(self.obs, order, allocate)
-        if self.next_obs is not None:
-            observations[final] = gather(self.next_obs, ends)
-        elif self.final_obs is not None:
-            observations[final] = self.final_obs
         assert self.action_low is not None and self.action_high is not None
         return Log(
             name=name,
-            observations=observations,
-            actions=gather(self.action, kept, allocate),
+            observations=self.obs if self.stacked else self._observations(kept, ends, lengths, allocate),
+            actions=self.action if self.stacked else gather(self.action, kept, allocate),
             rewards=as_float32(self.reward[kept]),
             terminated=self.terminated[kept],
             truncated=truncated[kept],
@@ -155,10 +154,20 @@ class Rows:
             notes=tuple(notes),
         )
 
+    def _observations(self, kept: np.ndarray, ends: np.ndarray, lengths: np.ndarray, allocate: Allocate) -> np.ndarray:
+        """(T + E, obs_dim): the `kept` rows, and after each episode's its final observation."""
+        observations = gather(self.obs, np.insert(kept, np.cumsum(lengths), ends), allocate)
+        if self.next_obs is not None:
+            observations[np.cumsum(lengths + 1) - 1] = gather(self.next_obs, ends)
+        return observations
+
     def _returns(self, starts: np.ndarray, ends: np.ndarray, finished: np.ndarray) -> np.ndarray:
         """(E,) float64 undiscounted returns, NaN where unfinished. What comes after a first terminated step does not count: the
         environment would have stopped there."""
         if self.episode_returns is not None:
+            if len(self.episode_returns) != len(ends):
+                stated = f"{len(self.episode_returns)} episode returns are stated, but the rows make {len(ends)} episodes"
+                raise SparError(f"{self.source}: {stated}; the file is damaged")
             return np.asarray(self.episode_returns, np.float64)
         before = np.cumsum(self.terminated) - self.terminated
         counts = before == np.repeat(before[starts], ends - starts + 1)

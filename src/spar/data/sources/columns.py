@@ -2,7 +2,8 @@
 
 Names: `observations` (N, obs_dim), `actions` (N, act_dim), `rewards` (N,), `terminals` (N,); optional `timeouts` (N,) and
 `next_observations` (N, obs_dim). Vectors may be (N, 1), numbers float64, flags bool or 0/1 numbers.
-Attributes, where the container can hold them: `env_id`, `observation_keys`, `action_low`, `action_high`, `terminals_end_episodes`.
+Attributes, where the container can hold them: `env_id`, `observation_keys`, `action_low`, `action_high`, `terminals_end_episodes`,
+and `episode_lengths` (E,) where flags alone do not say where episodes end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spar.data.blocks import Matrix
+from spar.data.blocks import Matrix, as_float32
 from spar.data.episodes import Log
 from spar.data.rows import Rows
 from spar.types import SparError
@@ -39,12 +40,16 @@ class Family:
 
 ANTMAZE_JUMP = ((0, 1), 1.0)  # an ant moves a fraction of this in one step
 FAMILIES = (
-    Family("antmaze.*umaze|ant_maze_u-maze", terminal_ends=False, horizon=700, jump=ANTMAZE_JUMP),
-    Family("antmaze|ant_maze", terminal_ends=False, horizon=1000, jump=ANTMAZE_JUMP),
+    Family("ant_?maze.*u-?maze", terminal_ends=False, horizon=700, jump=ANTMAZE_JUMP),
+    Family("ant_?maze", terminal_ends=False, horizon=1000, jump=ANTMAZE_JUMP),
     Family("kitchen", terminals_are_ends=True, horizon=280),
     Family("pen|adroithandpen", horizon=100),
     Family("door|hammer|relocate|adroithand(door|hammer|relocate)", horizon=200),
     Family("halfcheetah|hopper|walker2d|walker|ant", horizon=1000),
+    *(
+        Family(f"(maze2d|pointmaze).*{size}(dense)?", horizon=h)
+        for size, h in (("open", 150), ("umaze", 300), ("medium", 600), ("large", 800))
+    ),
 )
 UNKNOWN = Family("")
 
@@ -62,7 +67,7 @@ def column(source: str, key: str, found: Any, keep_matrix: bool = False) -> Matr
     """One column with shape and type checked: matrices (N, D), vectors (N,), flags (N,) bool. With `keep_matrix` a matrix stays the
     sliceable object `found` (not yet in memory)."""
     is_flag, is_matrix = key in FLAGS, key in MATRICES
-    kind, shape = found.dtype.kind, tuple(found.shape)
+    kind, shape = found.dtype.kind, tuple(found.shape or ())
     if kind not in ("biuf" if is_flag else "f"):
         discrete = "discrete actions are not supported; continuous ones must be floating point"
         raise SparError(f"{source}: '{key}' has type {found.dtype}; {discrete if key == 'actions' else 'it must be floating point'}")
@@ -106,16 +111,17 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
     env_id = str(attributes["env_id"]) if "env_id" in attributes else None
     family, notes = family_of(*names, env_id), []
     terminals, timeouts = columns["terminals"], columns.get("timeouts")
-    missing_timeouts = timeouts is None
     timeouts = np.zeros(rows, bool) if timeouts is None else timeouts
-    if family.terminals_are_ends:
+    if family.terminals_are_ends and "terminals_end_episodes" not in attributes:  # which our own files state
         terminals, timeouts = np.zeros(rows, bool), timeouts | terminals
-        missing_timeouts = not timeouts.any()
         notes.append("'terminals' marks the end of a demonstration here, not of the task: read as a time limit")
-    bounds = [np.asarray(attributes[key], np.float32).reshape(-1) if key in attributes else None for key in ("action_low", "action_high")]
+    bounds = [_numbers(source, attributes, key) if key in attributes else None for key in ("action_low", "action_high")]
     for key, bound in zip(("action_low", "action_high"), bounds, strict=True):
         if bound is not None and len(bound) != columns["actions"].shape[1]:
             raise SparError(f"{source}: attribute '{key}' has {len(bound)} numbers, 'actions' {columns['actions'].shape[1]} dimensions")
+    terminal_ends = family.terminal_ends
+    if "terminals_end_episodes" in attributes:
+        terminal_ends = bool(_numbers(source, attributes, "terminals_end_episodes")[:1].any())
     return Rows(
         source=source,
         obs=columns["observations"],
@@ -124,16 +130,33 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
         terminated=terminals,
         truncated=timeouts,
         next_obs=following,
+        ends=_ends(source, attributes["episode_lengths"], rows) if "episode_lengths" in attributes else None,
         action_low=bounds[0],
         action_high=bounds[1],
         env_id=env_id,
         observation_keys=tuple(filter(None, str(attributes.get("observation_keys", "")).split(","))),
         episode_returns=columns.get(RETURNS),
-        terminal_ends=bool(attributes.get("terminals_end_episodes", family.terminal_ends)),
-        horizon=family.horizon if missing_timeouts and following is None else None,
+        terminal_ends=terminal_ends,
+        horizon=family.horizon if following is None and not timeouts.any() else None,
         jump=family.jump,
         notes=notes,
     )
+
+
+def _numbers(source: str, attributes: Mapping[str, Any], key: str) -> np.ndarray:
+    """(n,) float32."""
+    found = np.asarray(attributes[key])
+    if found.dtype.kind not in "biuf":
+        raise SparError(f"{source}: attribute '{key}' must be numbers, not {found.dtype}")
+    return as_float32(found).reshape(-1)
+
+
+def _ends(source: str, lengths: Any, rows: int) -> np.ndarray:
+    """(E,) the last row of each episode."""
+    lengths = np.asarray(lengths).reshape(-1)
+    if lengths.dtype.kind not in "iu" or not (lengths > 0).all() or lengths.sum() != rows:
+        raise SparError(f"{source}: attribute 'episode_lengths' must be positive and add up to the {rows} rows of 'observations'")
+    return np.cumsum(lengths.astype(np.int64)) - 1
 
 
 def from_log(log: Log) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -147,10 +170,14 @@ def from_log(log: Log) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "next_observations": log.successors,
         RETURNS: log.episode_returns,
     }
+    ends = np.cumsum(log.lengths) - 1
     inside = log.terminated.copy()
-    inside[np.cumsum(log.lengths) - 1] = False
+    inside[ends] = False
+    told = np.flatnonzero(log.truncated if inside.any() else log.truncated | log.terminated)
     attributes: dict[str, Any] = {"action_low": log.action_low, "action_high": log.action_high}
     attributes |= {"terminals_end_episodes": not inside.any()}
+    stops_midway = len(ends) > 1 and not (log.truncated | log.terminated)[-1]
+    attributes |= {} if np.array_equal(told, ends[:-1] if stops_midway else ends) else {"episode_lengths": log.lengths}
     attributes |= {"env_id": log.env_id} if log.env_id else {}
     attributes |= {"observation_keys": ",".join(log.observation_keys)} if log.observation_keys else {}
     return columns, attributes

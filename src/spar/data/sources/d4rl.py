@@ -9,12 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from spar.data.blocks import Allocate, heap
+from spar.data.blocks import Allocate, check_expansion, heap, reading
 from spar.data.episodes import Log
 from spar.data.sources import columns
 from spar.types import SparError
 
-MAX_EXPANSION = 1100  # gzip cannot shrink more: a file that claims to is not what it says
+DAMAGE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)  # how h5py speaks of damaged files
 
 
 def read(
@@ -26,11 +26,12 @@ def read(
     Raises SparError with file, field and row for anything that cannot be trusted (with `strict` off, values are not looked at).
     """
     path = Path(path)
-    with open_file(path) as file:
+    with open_file(path) as file, reading(str(path), *DAMAGE):
         found = {key: columns.column(str(path), key, _dataset(path, file, key), lazy) for key in columns.REQUIRED}
-        found |= {key: columns.column(str(path), key, _dataset(path, file, key), lazy) for key in columns.OPTIONAL if key in file}
+        optional = [key for key in columns.OPTIONAL if key in file]
+        found |= {key: columns.column(str(path), key, _dataset(path, file, key), lazy) for key in optional}
         if columns.RETURNS in file:
-            found[columns.RETURNS] = np.asarray(_dataset(path, file, columns.RETURNS)[()], np.float64).reshape(-1)
+            found[columns.RETURNS] = columns.column(str(path), columns.RETURNS, _dataset(path, file, columns.RETURNS))
         attributes = {**file.attrs, **({"env_id": env_id} if env_id else {})}
         return columns.to_rows(str(path), found, attributes, (name, path.stem)).log(name or path.stem, strict, allocate)
 
@@ -56,15 +57,16 @@ def matrix_bytes(path: Path) -> int:
 
 def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:
     """The dataset `key`, which must lie in this very file and be about as large as it claims."""
-    link = file.get(key, getlink=True)
-    dataset = file[key] if isinstance(link, h5py.HardLink) else None
+    parts = key.split("/")
+    links = [file.get("/".join(parts[: n + 1]), getlink=True) for n in range(len(parts))]
+    dataset = file[key] if all(isinstance(link, h5py.HardLink) for link in links) else None
     if not isinstance(dataset, h5py.Dataset):
-        raise SparError(f"{path}: '{key}' is missing; the file has: {', '.join(sorted(file)) or 'nothing'}")
+        has = ", ".join(sorted(file)) or "nothing"
+        raise SparError(f"{path}: '{key}' is missing; the file has: {' '.join(has.split())[:400]}")
     if dataset.is_virtual or dataset.external:
         raise SparError(f"{path}: '{key}' lies in another file; give a file that holds its own data")
-    claimed, stored = int(np.prod(dataset.shape, dtype=np.float64)) * dataset.dtype.itemsize, dataset.id.get_storage_size()
-    if claimed > MAX_EXPANSION * max(stored, 4096):
-        raise SparError(f"{path}: '{key}' claims {dataset.shape} but the file holds {stored} bytes of it; the file is damaged")
+    claimed = int(np.prod(dataset.shape or (), dtype=np.float64)) * dataset.dtype.itemsize
+    check_expansion(f"{path}: '{key}' {dataset.shape}", claimed, dataset.id.get_storage_size())
     return dataset
 
 
