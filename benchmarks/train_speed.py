@@ -28,7 +28,7 @@ from rich.table import Table
 from spar import ops, registry, trainer
 from spar.data import catalog
 from spar.method import anchor, critics
-from spar.types import Spec, Stage, Transitions
+from spar.types import Spec, Transitions
 
 
 def seconds_of(call: Callable[[], Any], repeats: int = 1) -> float:
@@ -56,13 +56,13 @@ class Ceiling:
         return self.seen[-1]
 
 
-def flops_of(stage: Stage, cfg: Any, settings: trainer.Settings, one: tuple[Any, Any], rows: Transitions, key: jax.Array) -> float:
+def flops_of(work: trainer.Work, state: Any, data: trainer.Data) -> float:
     """Of one update, counted by XLA; a step that imitates and a step that does not are weighed by how often they come."""
     counted = []
     for number in (0, 1):
-        step = jax.jit(lambda s, c, number=number: trainer.one_step(stage, cfg, settings, s, rows, c, key, jnp.int32(number)))
-        counted.append(step.lower(*one).compile().cost_analysis()["flops"])
-    period = getattr(getattr(cfg, "imitation", None), "period", 1)
+        step = jax.jit(lambda s, d, number=number: trainer.one_step(work, s, d, jnp.int32(number)))
+        counted.append(step.lower(state, data).compile().cost_analysis()["flops"])
+    period = getattr(getattr(work.cfg, "imitation", None), "period", 1)
     return (counted[0] + (period - 1) * counted[1]) / period
 
 
@@ -75,14 +75,16 @@ def measure(algo: str, seeds: list[int], rows: Transitions, steps: int, rounds: 
     keys, found = trainer.seed_keys(seeds), []
     for stage in record.stages:
         columns = trainer.prepare(stage, cfg, state, rows) if stage.prepare else {}
+        work, data = trainer.Work(stage, cfg, settings), trainer.Data(rows, jax.tree.map(jnp.asarray, columns), keys)
 
-        def chunk(first: int, count: int, stage: Stage = stage, columns: Any = columns, state: Any = state) -> Any:
-            return trainer.advance(stage, cfg, settings, state, guard, rows, columns, keys, first, count)
+        def chunk(first: int, count: int, work: trainer.Work = work, data: trainer.Data = data, state: Any = state) -> Any:
+            return trainer.advance(work, state, guard, data, first, count)
 
         def one_by_one(count: int, chunk: Any = chunk) -> Any:
             return [chunk(i, 1) for i in range(count)]
 
-        flops = flops_of(stage, cfg, settings, jax.tree.map(lambda x: x[0], (state, columns)), rows, keys[0])
+        mine, own = jax.tree.map(lambda x: x[0], (state, data.columns))
+        flops = flops_of(work, mine, trainer.Data(rows, own, keys[0]))
         jax.block_until_ready(chunk(0, 1))
         times, single, shares = [], [], []
         for _ in range(rounds):
@@ -106,7 +108,8 @@ def breakdown(rows: Transitions, rounds: int) -> dict[str, float]:
     cfg = registry.get("spar-mlp").default
     spec = Spec(rows.obs.shape[1], rows.action.shape[1])
     state = jax.tree.map(lambda x: x[0], trainer.start(registry.get("spar-mlp"), cfg, spec, [0]).state)
-    batch = trainer.draw(trainer.Settings(), rows, {}, jax.random.key(0)).rows
+    index = trainer.draw_index(trainer.Settings(), len(rows.obs), jax.random.key(0), jnp.int32(0))
+    batch = jax.tree.map(lambda column: column[index], rows)
     y, tx, critic = jnp.ones(batch.reward.shape), ops.adam(3e-4, 1.0), state.critics.critic
 
     def loss(params: ops.Params) -> jax.Array:

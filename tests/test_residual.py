@@ -74,8 +74,33 @@ def test_precomputed_weights_equal_the_per_step_ones(sigma: str, sensitivity: st
 def test_weight_ceiling_and_normalisation() -> None:
     cfg = weighting.Config(temperature=0.1, clip=100.0)
     np.testing.assert_allclose(weighting.weights(cfg, jnp.array([5.0, 0.0, -1.0])), [100.0, 0.0, 0.0])
-    omega = weighting.normalised(jnp.array([[1.0, 0.0], [3.0, 0.0]]))
-    np.testing.assert_allclose(omega, [[0.25, 0.0], [0.75, 0.0]])
+    omega = weighting.over_candidates(weighting.Config(sensitivity="uniform"), jnp.array([[1.0, -1.0], [3.0, 0.0]]))
+    np.testing.assert_allclose(omega, [[0.5, 0.0], [0.5, 0.0]])
+
+
+@pytest.mark.parametrize("hardness", ["hard", "soft"])
+@pytest.mark.parametrize("temperature", [0.1, 0.3, 1.0])
+def test_candidate_weights_are_eq_9_at_any_advantage(hardness: str, temperature: float) -> None:
+    """Against a float64 softmax. No ceiling: it would make all good candidates equal; nothing under- or overflows."""
+    advantage = np.random.default_rng(0).normal(scale=np.array([0.1, 1.0, 5.0, 50.0])[:, None], size=(8, 4, 30)).reshape(8, -1)
+    cfg = weighting.Config(filter=hardness, temperature=temperature)
+    logits = np.where((advantage > 0) | (hardness == "soft"), advantage.astype(np.float32) / np.float64(temperature), -np.inf)
+    top = logits.max(0)
+    want = np.where(np.isfinite(top), np.exp(logits - np.where(np.isfinite(top), top, 0)), 0.0)
+    want /= np.maximum(want.sum(0), 1e-300)
+    np.testing.assert_allclose(weighting.over_candidates(cfg, jnp.asarray(advantage)), want, rtol=1e-3, atol=1e-6)
+    assert hardness == "hard" or (want.sum(0) > 0).all()
+
+
+@pytest.mark.parametrize("reading", ["paired", "convex", "elbo", "resample"])
+def test_a_state_without_a_weighted_candidate_teaches_nothing(reading: str) -> None:
+    cfg, state, batch = prepared("spar-proj", imitation={"reading": reading})
+    z = jax.random.normal(jax.random.key(0), (4, 16, 3))
+    candidates = 1 + residual.decode(cfg.cvae, state.residual.target, batch.rows.obs, batch.frozen["a_base"], z)
+    gradient = jax.grad(
+        lambda p: imitation.imitation_loss(cfg.imitation, cfg.cvae, p, batch, z, candidates, jnp.zeros((4, 16)), jax.random.key(1))
+    )(state.residual.params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("scale", ["raw", "mean_abs"])
@@ -129,7 +154,7 @@ def test_imitation_equals_a_naive_loop(reading: str) -> None:
     for i in range(16):
         scores = np.array([q_rob(state, 1, obs[i], np.clip(base[i] + candidates[k, i], -1, 1), cfg.critic.lambda_u) for k in range(4)])
         a = (scores - float(batch.frozen["q_base"][i])) / float(batch.frozen["sigma"][i])
-        w = np.where(a > 0, np.minimum(np.exp(a / 0.5), 100), 0)
+        w = np.where(a > 0, np.exp(a / 0.5), 0)
         np.testing.assert_allclose(omega[:, i], w / w.sum() if w.sum() else 0 * w, rtol=5e-2, atol=2e-3)
     assert 0 < (omega.sum(0) == 0).mean() < 1 or (omega.sum(0) > 0).all()
 
@@ -155,7 +180,7 @@ def test_imitation_equals_a_naive_loop(reading: str) -> None:
             mean, log_std = encoded[:3], encoded[3:]
             out = dense(decoder, np.concatenate([obs[i], base[i], mean + np.exp(log_std) * noise[i]]))
             kl = 0.5 * (mean**2 + np.exp(2 * log_std) - 1 - 2 * log_std).sum()
-            total += live * ((out - goal) ** 2).sum() + cfg.cvae.kl_weight * kl
+            total += live * (((out - goal) ** 2).sum() + cfg.cvae.kl_weight * kl)
     assert float(loss) == pytest.approx(total / 16, rel=1e-3)
 
 

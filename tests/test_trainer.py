@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from spar import registry, trainer
+from spar.data import blocks
+from spar.data.episodes import HostRows
 from spar.types import Stage, Transitions
 from tests.conftest import plant_log, tiny
 
@@ -44,6 +47,12 @@ def fit(
 STEPS = {"spar-mlp": [20, 15], "spar-cvae": [20, 15], "spar-plas": [20, 8, 8], "spar-proj": [20, 15]}
 
 
+def python_step(stage: Stage, cfg: Any, data: trainer.Data) -> Any:
+    """(state, step) -> (state, metrics), one compiled update of one seed."""
+    work = trainer.Work(stage, cfg, SETTINGS)
+    return jax.jit(lambda state, step: trainer.one_step(work, state, data, step))
+
+
 @pytest.mark.parametrize("algo", registry.ALGOS)
 def test_chunks_equal_a_python_loop(algo: str) -> None:
     """One dispatch of many steps against the same updates called one by one with the same keys."""
@@ -53,16 +62,38 @@ def test_chunks_equal_a_python_loop(algo: str) -> None:
     step = 0
     for stage, count in zip(record.stages, STEPS[algo], strict=True):
         batched = jax.tree.map(lambda x: x[None], state)
-        columns = jax.tree.map(lambda x: x[0], trainer.prepare(stage, cfg, batched, ROWS)) if stage.prepare else {}
-        one = jax.jit(
-            lambda state, step, stage=stage, columns=columns: trainer.one_step(
-                stage, cfg, SETTINGS, state, ROWS, columns, jax.random.key(3), step
-            )
-        )
+        columns = jax.tree.map(lambda x: jnp.asarray(x[0]), trainer.prepare(stage, cfg, batched, ROWS)) if stage.prepare else {}
+        one = python_step(stage, cfg, trainer.Data(ROWS, columns, jax.random.key(3)))
         for _ in range(count):
             state, _ = one(state, jnp.int32(step))
             step += 1
     equal(state, jax.tree.map(lambda x: x[0], snapshot.state), exactly=False)
+
+
+@pytest.mark.parametrize(("algo", "how", "is_mapped"), [("spar-mlp", "map", True), ("spar-plas", "vmap", False)], ids=["mapped", "host"])
+def test_rows_on_the_host_give_the_same_run(algo: str, how: str, is_mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when a chunk's batches come in several parts."""
+    monkeypatch.setattr(trainer, "FEED_BYTES", 5000)
+    monkeypatch.setenv(blocks.CACHE_VARIABLE, str(tmp_path))
+    log = dataclasses.replace(LOG, observations=filled(blocks.mapped, LOG.observations)) if is_mapped else LOG
+    assert log.is_mapped is is_mapped
+    settings = dataclasses.replace(SETTINGS, seeds=how)
+    record, cfg = registry.get(algo), tiny(algo)
+    start = trainer.start(record, cfg, LOG.spec, [3, 5])
+    host = trainer.run(record, cfg, HostRows(log, LOG.scaler()), [3, 5], STEPS[algo], settings, start, lambda chunk: None)
+    device, _ = fit(algo, [3, 5], STEPS[algo], settings)
+    equal(host.state, device.state, exactly=True)
+
+
+def filled(allocate: blocks.Allocate, array: np.ndarray) -> np.ndarray:
+    out = allocate(array.shape)
+    out[:] = array
+    return out
+
+
+def test_the_last_stage_takes_the_remaining_steps() -> None:
+    for steps in (1, 2, 3, 5, 101):
+        assert sum(trainer.stage_steps(registry.get("spar-plas"), 7, steps)[1:]) == steps
 
 
 @pytest.mark.parametrize("how", ["map", "vmap"])
@@ -112,7 +143,7 @@ def test_a_non_finite_step_is_skipped_counted_and_nothing_else() -> None:
     rows = spoiled(np.array([5]))
     snapshot = trainer.run(record, cfg, rows, [1], [120, 0], SETTINGS, trainer.start(record, cfg, LOG.spec, [1]), lambda c: None)
     state = jax.tree.map(lambda x: x[0], trainer.start(record, cfg, LOG.spec, [1]).state)
-    one = jax.jit(lambda state, step: trainer.one_step(record.stages[0], cfg, SETTINGS, state, rows, {}, jax.random.key(1), step))
+    one = python_step(record.stages[0], cfg, trainer.Data(rows, {}, jax.random.key(1)))
     skipped = 0
     for t in range(120):
         new, metrics = one(state, jnp.int32(t))

@@ -19,6 +19,7 @@ from spar.data import catalog
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
+from spar.evaluate.environments import EnvConfig, of_log
 from spar.evaluate.rollout import Evaluator
 from spar.report import page
 from spar.runs import experiment
@@ -55,23 +56,23 @@ class Run:
         directory as `evaluations/<number>.json`. Raises SparError where neither the run nor the call names an environment.
         """
         summary, cfg = self.summary, self.config
-        env = env or cfg.env
-        if env is None:
+        where = cfg.env if env is None or (cfg.env and env == cfg.env.id) else EnvConfig(env)
+        if where is None:
             raise SparError(f"{self.folder}: this run names no environment; give one with --env")
         policies = {s: self.policy(s) for s in cfg.seeds}
         first = policies[cfg.seeds[0]]
-        evaluator = Evaluator(env, Spec(first.obs_dim, first.act_dim))
+        evaluator = Evaluator(where, Spec(first.obs_dim, first.act_dim))
         start = experiment.LATER_SEED + experiment.SEED_SPACING * seed
         returns, acceptance = experiment.evaluate_policies(policies, evaluator, episodes, start, listener or experiment.Silent())
         evaluator.close()
         result = {
             **{key: summary[key] for key in ("dataset", "algo", "seeds")},
-            "env": env,
+            "env": where.id,
             "episodes": episodes,
             "evaluation_seed": seed,
             "returns": {"behaviour": summary["returns"]["behaviour"], **returns},
             "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"},
-            **experiment.measures(env, summary["returns"]["behaviour"], returns),
+            **experiment.measures(where.id, summary["returns"]["behaviour"], returns),
         }
         kept = self.folder / "evaluations"
         kept.mkdir(exist_ok=True)
@@ -95,7 +96,7 @@ def configure(
     config: Any = None,
     *,
     budget: str = "quick",
-    env: str | None = None,
+    env: str | EnvConfig | None = None,
     episodes: int | None = None,
     seeds: Sequence[int] | None = None,
     steps_anchor: int | None = None,
@@ -117,7 +118,7 @@ def configure(
     cfg = RunConfig(
         dataset=dataset,
         algo=registry.get(algo).name,
-        env=env,
+        env=EnvConfig(env) if isinstance(env, str) else env,
         episodes=episodes if episodes is not None else preset.episodes if preset else 10,
         seeds=tuple(seeds) if seeds is not None else means.seeds,
         steps_anchor=means.steps_anchor if steps_anchor is None else steps_anchor,
@@ -134,6 +135,8 @@ def configure(
         raise SparError(f"seeds are {list(cfg.seeds)}; give one or more different non-negative numbers")
     if cfg.steps_anchor < 1 or cfg.steps_residual < 1 or cfg.episodes < 1:
         raise SparError("steps-anchor, steps-residual and episodes must be at least 1")
+    if cfg.eval.every % cfg.loop.log_every:
+        raise SparError(f"eval.every is {cfg.eval.every}; it must be a multiple of loop.log-every, {cfg.loop.log_every}")
     if not 0 <= cfg.data.holdout < 1:
         raise SparError(f"data.holdout is {cfg.data.holdout}; it is a share of the episodes, at least 0 and below 1")
     return cfg
@@ -160,11 +163,9 @@ def train(
     seeds, steps_anchor, steps_residual, and the further fields of RunConfig. Raises SparError when the directory exists, when the data
     cannot be trusted, when the environment does not fit, or when training meets too many non-finite steps.
     """
-    log = dataset if isinstance(dataset, Log) else catalog.load(dataset, settings.get("env"))
-    cfg = configure(log.name if isinstance(dataset, Log) else str(dataset), algo, config, **settings)
-    cfg = dataclasses.replace(cfg, env=cfg.env or log.env_id)
-    if cfg.env:
-        Evaluator(cfg.env, log.spec).close()  # a wrong environment is cheaper to learn of now
+    cfg = configure(dataset.name if isinstance(dataset, Log) else str(dataset), algo, config, **settings)
+    log = dataset if isinstance(dataset, Log) else catalog.load(dataset, tier=cfg.data.tier)
+    cfg = dataclasses.replace(cfg, env=environment_for(cfg, log))
     folder = Path(out) if out else default_folder(log.name, cfg.algo)
     experiment.create(folder, cfg, log)
     return finish(folder, log, listener)
@@ -179,7 +180,7 @@ def resume(folder: str | Path, log: Log | None = None, listener: experiment.List
     cfg = experiment.read_config(folder)
     if (folder / "summary.json").is_file():
         return Run(folder)
-    return finish(folder, log or catalog.load(cfg.dataset, cfg.env), listener)
+    return finish(folder, log or catalog.load(cfg.dataset, tier=cfg.data.tier), listener)
 
 
 def finish(folder: Path, log: Log, listener: experiment.Listener | None) -> Run:
@@ -188,6 +189,28 @@ def finish(folder: Path, log: Log, listener: experiment.Listener | None) -> Run:
     run = Run(folder)
     run.report()
     return run
+
+
+def environment_for(cfg: RunConfig, log: Log) -> EnvConfig | None:
+    """Where the run is evaluated: where its configuration says, else where the log came from, else its preset's task if that fits.
+
+    Raises SparError when the environment that was named cannot be made or does not fit the log: cheaper to learn of now.
+    """
+    own = of_log(log)
+    if cfg.env or own:
+        env = own if own and (cfg.env is None or cfg.env == EnvConfig(own.id)) else cfg.env
+        assert env is not None
+        env.check(log.spec)
+        return env
+    preset = preset_for(cfg.dataset)
+    if preset is None:
+        return None
+    env = EnvConfig(preset.env)
+    try:
+        env.check(log.spec)
+    except SparError:
+        return None
+    return env
 
 
 def default_folder(name: str, algo: str) -> Path:

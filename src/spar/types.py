@@ -33,6 +33,23 @@ class Transitions(NamedTuple):
     reward: jax.Array  # (N,) float32
     next_obs: jax.Array  # (N, obs_dim) float32
     terminated: jax.Array  # (N,) float32, 1 where the environment itself ended: only this stops the bootstrap
+    next_action: jax.Array | None = None  # (N, act_dim) float32, the logged successor inside the episode; only where `DataNeeds` asks
+
+
+@dataclass(frozen=True)
+class DataNeeds:
+    """What an algorithm asks of the data before training; the default asks nothing.
+
+    A reward becomes `reward_scale * r / unit + reward_shift`, where the unit is 1 (raw), a thousandth of the range of the training
+    episodes' returns (return-range) or the largest reward (max). Evaluation always counts raw rewards.
+    """
+
+    standardise: bool = True  # observations to zero mean and unit variance
+    reward: Literal["raw", "return-range", "max"] = "raw"
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
+    top_episodes: float = 1.0  # share of the episodes, those of highest return, that trains; chosen before any statistic is taken
+    next_action: bool = False  # fill Transitions.next_action; an episode's last row goes unless it terminated: it has no next action
 
 
 class Batch(NamedTuple):
@@ -48,16 +65,17 @@ class Stage:
 
     `update(cfg, state, batch, key, step) -> (state, metrics)`; `step` is a scalar shared by all seeds.
     `prepare(cfg, state, rows) -> columns` computes, once for all rows, what stays frozen during the stage; `columns` is a dict of
-    arrays with the leading axis of `rows`. It is called on slices of the dataset, so it may not mix rows; `finish(cfg, columns)`
-    then sees whole columns and may (to normalise by a dataset statistic).
+    arrays with the leading axis of `rows`. It is called on slices of the dataset, so it may not mix rows. `finish(cfg, columns)` may (to
+    normalise by a dataset statistic): it replaces the columns named in `reads`, which it is given whole; the others stay.
     """
 
     name: str
-    budget: Literal["anchor", "residual"]  # which of the two step counts this stage draws on
+    budget: Literal["anchor", "residual", "all"]  # which of the two step counts this stage draws on; all: their sum
     update: Callable[..., tuple[State, Metrics]]
     share: float = 1.0  # of that step count
     prepare: Callable[..., dict[str, jax.Array]] | None = None
     finish: Callable[..., dict[str, jax.Array]] | None = None
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,8 @@ class Algo:
     `init(cfg, spec, key) -> state`
     `act(cfg, state, obs, key) -> dict` with `action` (B, act_dim), `anchor` (B, act_dim), `accepted` (B,) and `gain` (B,)
     `export(cfg, state) -> (description, arrays)`: what the policy bundle needs, JSON-able and a flat dict of arrays
+    `inform(cfg, state, rows) -> state`: statistics of the whole dataset that the state keeps, taken once before the first step
+    `online`: the update that continues training in an environment, its `step` counted from 0 there; None: the last stage's
     """
 
     name: str
@@ -77,3 +97,6 @@ class Algo:
     init: Callable[..., State]
     act: Callable[..., dict[str, jax.Array]]
     export: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+    data: DataNeeds = DataNeeds()
+    inform: Callable[..., State] | None = None
+    online: Callable[..., tuple[State, Metrics]] | None = None

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,10 @@ def check_expansion(place: str, claimed: int, stored: int) -> None:
 @contextlib.contextmanager
 def reading(source: str, *errors: type[Exception]) -> Iterator[None]:
     """What a file format's own reader objects to with one of `errors`, and memory that a damaged file asks for, as a SparError."""
+    objections: tuple[type[Exception], ...] = (*errors, MemoryError)
     try:
         yield
-    except (*errors, MemoryError) as error:
+    except objections as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise SparError(f"{source}: cannot be read ({what[:200]}{'...' if len(what) > 200 else ''}); the file is damaged") from None
 
@@ -81,21 +82,65 @@ def cell(field: str, row: int, column: int | None) -> str:
     return f"'{field}' row {row}" + ("" if column is None else f", column {column}")
 
 
-def check_finite(source: str, field: str, matrix: Matrix, place: Place = cell) -> None:
-    """Raises SparError at the first cell of `matrix` (rows first) that is not a finite float32."""
+class Bad(NamedTuple):
+    """The first of `cells` bad cells of a column."""
+
+    row: int
+    column: int | None  # None for a vector
+    value: float
+    cells: int
+
+
+def first_non_finite(matrix: Matrix) -> Bad | None:
+    """The first cell (rows first) that is not a finite float32."""
     width = int(np.prod(matrix.shape[1:]))
     if all(_all_finite(matrix[span]) for span in spans(len(matrix), width)):
-        return
+        return None
+    return _first(matrix, width, lambda block: ~np.isfinite(block))
+
+
+def first_outside(actions: Matrix, low: np.ndarray, high: np.ndarray) -> Bad | None:
+    """The first cell of `actions` (T, act_dim) outside [low, high]; NaN is not outside."""
+    slack = BOX_TOLERANCE * (high - low)
+    blocks = spans(len(actions), actions.shape[1])
+    if all((np.min(actions[b], 0) >= low - slack).all() and (np.max(actions[b], 0) <= high + slack).all() for b in blocks):
+        return None
+    return _first(actions, actions.shape[1], lambda block: (block < low - slack) | (block > high + slack))
+
+
+def _first(matrix: Matrix, width: int, is_bad: Callable[[np.ndarray], np.ndarray]) -> Bad | None:
     first, count = None, 0
     for span in spans(len(matrix), width):
         block = as_float32(matrix[span])
-        cells = np.argwhere(~np.isfinite(block))
+        cells = np.argwhere(is_bad(block))
         count += len(cells)
         if first is None and len(cells):
-            first = (span.start + int(cells[0][0]), *(int(i) for i in cells[0][1:]), block[tuple(cells[0])])
-    assert first is not None
-    where = place(field, first[0], first[1] if matrix.ndim > 1 else None)
-    raise SparError(f"{source}: {where} is {first[-1]} ({count} such cells); drop or repair those rows")
+            row, *column = (int(i) for i in cells[0])
+            first = Bad(span.start + row, column[0] if column else None, float(block[tuple(cells[0])]), 0)
+    return first and first._replace(cells=count)
+
+
+def check_finite(source: str, field: str, matrix: Matrix, place: Place = cell) -> None:
+    """Raises SparError at the first cell of `matrix` (rows first) that is not a finite float32."""
+    bad = first_non_finite(matrix)
+    if bad:
+        where = place(field, bad.row, bad.column)
+        raise SparError(f"{source}: {where} is {bad.value} ({bad.cells} such cells); drop or repair those rows")
+
+
+def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: np.ndarray, place: Place = cell) -> None:
+    """Raises SparError at the first row of `actions` (T, act_dim), all finite, outside [low, high]."""
+    wrong = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
+    if len(wrong):
+        box = f"[{low[wrong[0]]}, {high[wrong[0]]}] in dimension {wrong[0]}"
+        raise SparError(f"{source}: the action box is {box}; it must be finite with low < high in every dimension")
+    bad = first_outside(actions, low, high)
+    if bad:
+        column = bad.column or 0
+        raise SparError(
+            f"{source}: {place(field, bad.row, column)} is {bad.value:.6g}, outside [{low[column]:.6g}, {high[column]:.6g}] "
+            f"({bad.cells} such cells); give the true bounds or rescale"
+        )
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
@@ -109,27 +154,3 @@ def _all_finite(block: np.ndarray) -> bool:
     block = as_float32(block)
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(block.sum(dtype=np.float32)) or np.isfinite(block).all())
-
-
-def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: np.ndarray, place: Place = cell) -> None:
-    """Raises SparError at the first row of `actions` (T, act_dim), all finite, outside [low, high]."""
-    wrong = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))
-    if len(wrong):
-        box = f"[{low[wrong[0]]}, {high[wrong[0]]}] in dimension {wrong[0]}"
-        raise SparError(f"{source}: the action box is {box}; it must be finite with low < high in every dimension")
-    slack = BOX_TOLERANCE * (high - low)
-    blocks = list(spans(len(actions), actions.shape[1]))
-    if all((actions[b].min(0) >= low - slack).all() and (actions[b].max(0) <= high + slack).all() for b in blocks):
-        return
-    first, count = None, 0
-    for span in blocks:
-        outside = np.argwhere((actions[span] < low - slack) | (actions[span] > high + slack))
-        count += len(outside)
-        if first is None and len(outside):
-            first = (span.start + int(outside[0][0]), int(outside[0][1]))
-    assert first is not None
-    row, column = first
-    raise SparError(
-        f"{source}: {place(field, row, column)} is {actions[row, column]:.6g}, outside [{low[column]:.6g}, {high[column]:.6g}] "
-        f"({count} such cells); give the true bounds or rescale"
-    )

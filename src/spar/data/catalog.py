@@ -1,28 +1,82 @@
-"""Datasets by name or path."""
+"""Datasets by name or path, whatever their format."""
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
+from spar.data import memory
+from spar.data.blocks import cache_folder, heap, mapped
+from spar.data.download import Progress
 from spar.data.episodes import Log
-from spar.data.sources import d4rl
+from spar.data.sources import d4rl, d4rl_names, minari, npz, ogbench, tables
 from spar.types import SparError
 
 EMBEDDED: dict[str, str] = {  # the name of a dataset that ships with the package -> the preset task whose settings suit it
     "hopper-replay": "hopper-medium-replay",
 }
+HDF5, NPZ, TABLES = (".hdf5", ".h5"), (".npz",), (".csv", ".parquet")
+FORMATS = "a D4RL-layout .hdf5, an .npz, a .csv or .parquet table with its mapping, or a Minari dataset"
 
 
-def load(dataset: str | Path, env_id: str | None = None) -> Log:
-    """An embedded dataset by its name, or a D4RL-layout HDF5 file by its path.
+def suite_folder() -> Path:
+    """Where `spar data make` puts a dataset of the suite, and where its name is looked for."""
+    return cache_folder() / "suite"
 
-    Raises SparError in one line naming file, field and row for anything that cannot be trusted.
+
+def load(
+    dataset: str | Path,
+    env_id: str | None = None,
+    *,
+    tier: Literal["auto"] | memory.Tier = "auto",
+    strict: bool = True,
+    mapping: Path | None = None,
+    progress: Progress | None = None,
+) -> Log:
+    """A log by its name (embedded, of the suite, D4RL's, a local Minari dataset's) or its path (FORMATS).
+
+    An HDF5 file that does not fit into memory, or any with `tier` mapped, is read into memory-mapped files. `mapping` is that of a table.
+    `strict` off reads bad values as they are, to be looked at. Raises SparError in one line naming file, field and row for anything that
+    cannot be trusted.
     """
     name = str(dataset)
     if name in EMBEDDED:
         with resources.as_file(resources.files("spar.data") / "embedded" / f"{name}.hdf5") as path:
-            return d4rl.read(path, name=name, env_id=env_id)
-    if "/" not in name and "." not in name and not Path(name).exists():
-        raise SparError(f"no dataset named '{name}'; embedded: {', '.join(EMBEDDED)}; or give the path of a D4RL-layout HDF5 file")
-    return d4rl.read(Path(dataset), env_id=env_id)
+            return d4rl.read(path, name, env_id, strict)
+    made = suite_folder() / f"{name}.hdf5"
+    if made.is_file():
+        return _hdf5(made, name, env_id, tier, strict)
+    if d4rl_names.find(name):
+        return d4rl_names.read(name, strict, progress=progress)
+    path, suffix = Path(dataset), Path(dataset).suffix.lower()
+    if minari.find(dataset):
+        return minari.read(dataset, None, env_id, strict)
+    if suffix in HDF5:
+        return _hdf5(path, None, env_id, tier, strict)
+    if suffix in NPZ:
+        reader = ogbench.read if ogbench.is_ogbench(path) else npz.read
+        return reader(path, None, env_id, strict)
+    if suffix in TABLES:
+        return tables.read(path, mapping, None, env_id, strict)
+    if path.is_file():
+        return _hdf5(path, None, env_id, tier, strict)
+    raise SparError(_unknown(name))
+
+
+def _hdf5(path: Path, name: str | None, env_id: str | None, tier: str, strict: bool) -> Log:
+    to_files = tier == "mapped" or (tier == "auto" and path.is_file() and not memory.log_fits(d4rl.matrix_bytes(path)))
+    return d4rl.read(path, name, env_id, strict, mapped if to_files else heap, lazy=to_files)
+
+
+def _unknown(name: str) -> str:
+    from spar.data.recipes.names import RECIPES  # only to tell: they need packages that training does not
+
+    if name in RECIPES:
+        return f"'{name}' has not been made yet; make it with `spar data make {name}`"
+    if "/" in name or "." in name:
+        return f"{name}: no such file; give {FORMATS}"
+    close = difflib.get_close_matches(name, [*EMBEDDED, *RECIPES, *d4rl_names.DATASETS], 3)
+    hint = f"did you mean {', '.join(close)}?" if close else f"embedded: {', '.join(EMBEDDED)}; `spar data list` shows the others"
+    return f"no dataset named '{name}'; {hint}"

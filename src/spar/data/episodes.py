@@ -13,15 +13,24 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spar.data.blocks import gather, heap, mapped
+from spar.data.blocks import Bad, gather, heap, mapped
 from spar.data.scalers import Scaler
 from spar.types import SparError, Spec, Transitions
+
+
+class Problem(NamedTuple):
+    """Values of a column that forbid training."""
+
+    field: str
+    kind: str  # not finite, outside the box
+    place: str  # of the first, as a person finds it in the file
+    first: Bad
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,12 @@ class Log:
     action_low: np.ndarray
     action_high: np.ndarray
     env_id: str | None = None
+    env_kwargs: str = ""  # JSON: arguments with which gymnasium makes the environment
     observation_keys: tuple[str, ...] = ()  # the parts of a dict observation that were joined, in this order; empty: all, alphabetically
     source: str = ""  # the file, for messages; the name where there is none
     notes: tuple[str, ...] = ()  # what the reader had to decide, one line each
+    problems: tuple[Problem, ...] = ()  # found by a reader that was told not to stop at them; such a log must not train
+    rows_left_out: int = 0  # rows of the source that have no known successor
 
     def __post_init__(self) -> None:
         steps, episodes, source = int(self.lengths.sum()), len(self.lengths), self.source or self.name
@@ -127,28 +139,57 @@ class Log:
 
     def transitions(self, scaler: Scaler, reward_shift: float = 0.0) -> Transitions:
         """All T rows on the device, standardised by `scaler`; `reward_shift` is added to every reward (-1 for AntMaze)."""
-        rows: Transitions = jax.tree.map(jnp.asarray, HostRows(self, scaler, reward_shift).take(np.arange(len(self))))
-        return rows
+        return HostRows(self, scaler, reward_shift=reward_shift).on_device()
+
+    def best(self, share: float) -> Log:
+        """The share of the finished episodes, at least one, whose returns are highest."""
+        finished = np.flatnonzero(np.isfinite(self.episode_returns))
+        if len(finished) == 0:
+            raise SparError(f"{self.source or self.name}: no finished episode, so there are no best ones to choose")
+        order = finished[np.argsort(-self.episode_returns[finished], kind="stable")]
+        chosen = np.zeros(len(self.lengths), bool)
+        chosen[order[: max(1, int(share * len(finished)))]] = True
+        return self.pick(chosen)
 
 
 class HostRows:
-    """A log's rows left where they are, in host memory or in a memory-mapped file; a batch is gathered and scaled when asked for."""
+    """A log's rows left where they are, in host memory or in a memory-mapped file; a batch is gathered and scaled when asked for.
 
-    def __init__(self, log: Log, scaler: Scaler, reward_shift: float = 0.0) -> None:
-        self.log, self.scaler, self.reward_shift = log, scaler, np.float32(reward_shift)
+    A reward r becomes `reward_scale * r + reward_shift`. With `next_action` the batches have the logged successor action too, and an
+    episode's last row, which has none, is left out unless it terminated (nothing reads it there).
+    """
+
+    def __init__(self, log: Log, scaler: Scaler, reward_scale: float = 1.0, reward_shift: float = 0.0, next_action: bool = False) -> None:
+        self.log, self.scaler, self.next_action = log, scaler, next_action
+        self.reward_scale, self.reward_shift = np.float32(reward_scale), np.float32(reward_shift)
+        self.kept: np.ndarray | None = None
+        if next_action:
+            last = np.zeros(len(log), bool)
+            last[np.cumsum(log.lengths) - 1] = True
+            self.kept = np.flatnonzero(~last | log.terminated)
+            if len(self.kept) == 0:
+                raise SparError(f"{log.source or log.name}: no step has a logged successor action")
 
     def __len__(self) -> int:
-        return len(self.log)
+        return len(self.log) if self.kept is None else len(self.kept)
 
     def take(self, index: np.ndarray) -> Transitions:
-        """The rows `index` (B,) as NumPy float32 arrays, exactly as `Log.transitions` has them on the device."""
+        """The rows `index` (any shape) as NumPy float32 arrays with those leading axes."""
         log, scaler = self.log, self.scaler
+        index = index if self.kept is None else self.kept[index]
         at = log.obs_index[index]
         columns: list[Any] = [
             scaler.obs_in(log.observations[at]),
             np.clip(scaler.action_in(log.actions[index]), -1.0, 1.0),
-            log.rewards[index] + self.reward_shift,
+            self.reward_scale * log.rewards[index] + self.reward_shift,
             scaler.obs_in(log.observations[at + 1]),
             log.terminated[index].astype(np.float32),
         ]
+        if self.next_action:
+            columns.append(np.clip(scaler.action_in(log.actions[np.minimum(index + 1, len(log) - 1)]), -1.0, 1.0))
         return Transitions(*columns)
+
+    def on_device(self) -> Transitions:
+        """All of them."""
+        rows: Transitions = jax.tree.map(jnp.asarray, self.take(np.arange(len(self))))
+        return rows

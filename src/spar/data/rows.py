@@ -6,8 +6,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spar.data.blocks import Allocate, Matrix, Place, as_float32, cell, check_box, check_finite, gather, heap, spans
-from spar.data.episodes import Log
+from spar.data.blocks import (
+    Allocate,
+    Matrix,
+    Place,
+    as_float32,
+    cell,
+    check_box,
+    check_finite,
+    first_non_finite,
+    first_outside,
+    gather,
+    heap,
+    spans,
+)
+from spar.data.episodes import Log, Problem
 from spar.types import SparError
 
 JUMPED = "the successor is not the next row"
@@ -35,6 +48,7 @@ class Rows:
     action_low: np.ndarray | None = None  # (act_dim,), -1 where not given
     action_high: np.ndarray | None = None
     env_id: str | None = None
+    env_kwargs: str = ""
     observation_keys: tuple[str, ...] = ()
     episode_returns: np.ndarray | None = None  # (E,) where the source states them; else rewards are summed
     terminal_ends: bool = True  # False: a terminated step stops the bootstrap but not the episode (AntMaze)
@@ -49,12 +63,22 @@ class Rows:
         self.action_low = np.full(width, -1.0, np.float32) if self.action_low is None else np.asarray(self.action_low, np.float32)
         self.action_high = np.full(width, 1.0, np.float32) if self.action_high is None else np.asarray(self.action_high, np.float32)
 
+    @property
+    def columns(self) -> dict[str, Matrix]:
+        found = {"observations": self.obs, "actions": self.action, "rewards": self.reward, "next_observations": self.next_obs}
+        return {name: matrix for name, matrix in found.items() if matrix is not None}
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What `check` would refuse, column by column."""
+        assert self.action_low is not None and self.action_high is not None
+        found = [(name, "not finite", first_non_finite(matrix)) for name, matrix in self.columns.items()]
+        found.append(("actions", "outside the box", first_outside(self.action, self.action_low, self.action_high)))
+        return tuple(Problem(name, kind, self.place(name, bad.row, bad.column), bad) for name, kind, bad in found if bad)
+
     def check(self) -> None:
         """Raises SparError at the first value that cannot be trusted, naming field and row of the source."""
-        columns = {"observations": self.obs, "actions": self.action, "rewards": self.reward, "next_observations": self.next_obs}
-        for name, matrix in columns.items():
-            if matrix is not None:
-                check_finite(self.source, name, matrix, self.place)
+        for name, matrix in self.columns.items():
+            check_finite(self.source, name, matrix, self.place)
         assert self.action_low is not None and self.action_high is not None
         check_box(self.source, "actions", self.action, self.action_low, self.action_high, self.place)
 
@@ -149,9 +173,12 @@ class Rows:
             action_low=self.action_low,
             action_high=self.action_high,
             env_id=self.env_id,
+            env_kwargs=self.env_kwargs,
             observation_keys=self.observation_keys,
             source=self.source,
             notes=tuple(notes),
+            problems=() if strict else self.problems(),
+            rows_left_out=int(dropped.sum()),
         )
 
     def _observations(self, kept: np.ndarray, ends: np.ndarray, lengths: np.ndarray, allocate: Allocate) -> np.ndarray:

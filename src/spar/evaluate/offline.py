@@ -6,8 +6,10 @@ import numpy as np
 
 from spar.data.episodes import Log
 from spar.deploy.policy import Policy
+from spar.method import topology
 
 MAX_ROWS = 5000
+RESIDUAL_ROWS = 200_000  # of the log that its residuals are measured on, evenly spaced, where there are more
 
 
 def measure(policy: Policy, log: Log, seed: int = 0) -> dict[str, float]:
@@ -29,3 +31,18 @@ def measure(policy: Policy, log: Log, seed: int = 0) -> dict[str, float]:
         "predicted_gain_accepted": float(gain[taken].mean()) if taken.any() else 0.0,
         "deviation": float(decision.support[taken].mean()) if taken.any() else 0.0,
     }
+
+
+def residuals(policy: Policy, log: Log) -> np.ndarray:
+    """(N, act_dim) logged minus anchor action, both scaled to [-1, 1], on at most RESIDUAL_ROWS rows."""
+    index = np.arange(len(log)) if len(log) <= RESIDUAL_ROWS else np.linspace(0, len(log) - 1, RESIDUAL_ROWS, dtype=np.int64)
+    anchor = policy.anchor_action(log.observations[log.obs_index[index]])
+    return policy.scaler.action_in(log.actions[index]) - policy.scaler.action_in(anchor)
+
+
+def residual_geometry(policy: Policy, log: Log) -> dict[str, float]:
+    """delta_rho (eq. 3) of the log's residuals, and in how many directions 95 % of their variance lies."""
+    found = residuals(policy, log)
+    variance = np.sort(np.linalg.eigvalsh(np.cov(found.T).reshape(found.shape[1], -1)))[::-1]
+    share = np.cumsum(variance) / max(float(variance.sum()), 1e-12)
+    return {"delta_rho": topology.delta_rho(found), "directions_with_95_percent_of_variance": int(np.searchsorted(share, 0.95) + 1)}

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
-from spar.types import SparError, Spec
+from spar.evaluate.environments import EnvConfig
+from spar.types import Spec
 
 Act = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (B, obs_dim) -> actions (B, act_dim), accepted (B,)
 
@@ -27,30 +28,15 @@ class Evaluator:
     Episode e of seed s starts from `reset(seed=s + e)` for every policy, so that returns pair up.
     """
 
-    def __init__(self, env_id: str, spec: Spec) -> None:
+    def __init__(self, env: EnvConfig, spec: Spec) -> None:
         """Raises SparError when the environment cannot be made or does not fit the log."""
-        self.env_id, self.spec = env_id, spec
+        env.check(spec)
+        self.env = env
         self.envs: list[gymnasium.Env] = []
-        self._grow(1)
-
-    def _make(self) -> gymnasium.Env:
-        try:
-            env = gymnasium.make(self.env_id)
-        except Exception as error:  # noqa: BLE001  # gymnasium passes on whatever an environment's own imports and constructor raise
-            raise SparError(f"environment '{self.env_id}' cannot be made: {str(error).splitlines()[0]}") from None
-        if isinstance(env.observation_space, gymnasium.spaces.Dict):
-            env = gymnasium.wrappers.FlattenObservation(env)
-        shapes = env.observation_space.shape, env.action_space.shape
-        if shapes != ((self.spec.obs_dim,), (self.spec.act_dim,)):
-            raise SparError(
-                f"environment '{self.env_id}' has observations {shapes[0]} and actions {shapes[1]}, "
-                f"the log has ({self.spec.obs_dim},) and ({self.spec.act_dim},); name the environment that the log came from"
-            )
-        return env
 
     def _grow(self, count: int) -> None:
         while len(self.envs) < count:
-            self.envs.append(self._make())
+            self.envs.append(self.env.make())
 
     def run(self, act: Act, episodes: int, seed: int) -> Episodes:
         """`episodes` full episodes of `act`."""

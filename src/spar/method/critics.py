@@ -7,7 +7,7 @@
     Q_rob(s, a) = mean_i Q_i(s, a) - lambda_u std_i Q_i(s, a)  over one of three subsets (eq. 1)
 
 The paper's text and appendix describe the first, its Algorithm 1 the second; both omit the mask (1 - d), without which an
-episode's end would bootstrap.
+episode's end would bootstrap, and Algorithm 1 averages the online critics where this averages the target ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Role = Literal["data", "guide", "rectify"]
 class Config:
     size: int = 10  # critics in the ensemble, M
     subset: int = 4  # critics in each of the three subsets: weighting data, guiding the residual, rectifying at run time
-    target: Literal["in-sample", "anchor"] = "in-sample"  # anchor: Algorithm 1 to the letter
+    target: Literal["in-sample", "anchor"] = "in-sample"  # anchor: bootstrap through the anchor as in Algorithm 1
     expectile: float = 0.5  # tau; 0.9 for sparse rewards
     value_target: ops.Reduction = "mean"  # reduction over the target critics in V's regression
     discount: float = 0.99  # gamma

@@ -53,7 +53,7 @@ def candidate_weights(
     action = residual.synthesise(batch.frozen["a_base"], candidates)
     obs = jnp.broadcast_to(batch.rows.obs, (*action.shape[:-1], batch.rows.obs.shape[-1]))
     q = ops.lcb(critics.q_values(critic_cfg, guides, obs, action), critic_cfg.lambda_u)
-    return weighting.normalised(weighting.weights(cfg, (q - batch.frozen["q_base"]) / batch.frozen["sigma"]))
+    return weighting.over_candidates(cfg, (q - batch.frozen["q_base"]) / batch.frozen["sigma"])
 
 
 def imitation_loss(
@@ -79,7 +79,7 @@ def imitation_loss(
         chosen = jax.random.categorical(draw_key, jnp.log(omega + 1e-20), axis=0)
         goal = jnp.take_along_axis(candidates, chosen[None, :, None], axis=0)[0]
     if cfg.reading == "elbo":
-        return residual.elbo_loss(cvae, params, obs, a_base, goal, live, noise)[0]
+        return residual.elbo_loss(cvae, params, obs, a_base, goal, live, noise, live)[0]
     return (live * ((residual.decode(cvae, params["decoder"], obs, a_base, noise) - goal) ** 2).sum(-1)).mean()
 
 

@@ -38,7 +38,7 @@ class CVAEConfig:
     hidden: tuple[int, ...] = (256, 256, 256)  # widths of encoder and decoder
     latent_dim: int = 16  # d_z
     kl_weight: float = 0.5  # beta
-    reconstruction_weight: float = 1.0
+    reconstruction_weight: float = 1.0  # of eq. 8's first term
     encoder_sees_anchor: bool = False  # q(z | s, a_base, da), as in Algorithm 3, instead of q(z | s, da)
     learning_rate: float = 3e-4  # Adam
     clip_norm: float = 1.0  # global norm of the gradient
@@ -127,13 +127,20 @@ def decode(cfg: CVAEConfig, decoder: ops.Params, obs: jax.Array, a_base: jax.Arr
 
 
 def elbo_loss(
-    cfg: CVAEConfig, params: ops.Params, obs: jax.Array, a_base: jax.Array, residual: jax.Array, w: jax.Array, noise: jax.Array
+    cfg: CVAEConfig,
+    params: ops.Params,
+    obs: jax.Array,
+    a_base: jax.Array,
+    residual: jax.Array,
+    w: jax.Array,
+    noise: jax.Array,
+    counts: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Eq. 8, the negative weighted ELBO; `noise` (B, Z) is standard normal."""
+    """Eq. 8, the negative weighted ELBO; `noise` (B, Z) is standard normal. `counts` (B,) is 0 for rows that contribute no KL either."""
     mean, log_std = encode(cfg, params, obs, a_base, residual)
     decoded = decode(cfg, params["decoder"], obs, a_base, mean + jnp.exp(log_std) * noise)
     reconstruction = (w * ((decoded - residual) ** 2).sum(-1)).mean()
-    kl = ops.gaussian_kl(mean, log_std).sum(-1).mean()
+    kl = (counts * ops.gaussian_kl(mean, log_std).sum(-1)).mean()
     active = (mean.var(0) > ACTIVE_VARIANCE).sum().astype(jnp.float32)
     metrics = {"reconstruction_loss": reconstruction, "kl": kl, "active_units": active}
     return cfg.reconstruction_weight * reconstruction + cfg.kl_weight * kl, metrics

@@ -86,10 +86,13 @@ def freeze(cfg: StageOneConfig, state: State, rows: Transitions) -> dict[str, ja
 
 
 def weigh(cfg: StageOneConfig, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """sigma_Q and the weight of every row, from whole columns."""
+    """sigma_Q and the weight of every row, from the whole columns `WEIGHED`."""
     sigma = weighting.sigma_q(cfg.weighting, columns["advantage"], columns["ensemble_std"])
     weight = weighting.weights(cfg.weighting, columns["advantage"] / sigma)
-    return {"a_base": columns["a_base"], "q_base": columns["q_base"], "sigma": sigma, "weight": weight}
+    return {"sigma": sigma, "weight": weight}
+
+
+WEIGHED = ("advantage", "ensemble_std")
 
 
 def fit_mlp(cfg: MLPConfig, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
@@ -192,7 +195,7 @@ MLP = Algo(
     summary="SPAR with a deterministic residual: for compact, unimodal residuals",
     config=MLPConfig,
     default=MLPConfig(),
-    stages=(STAGE_ONE, Stage("residual", "residual", fit_mlp, prepare=freeze, finish=weigh)),
+    stages=(STAGE_ONE, Stage("residual", "residual", fit_mlp, prepare=freeze, finish=weigh, reads=WEIGHED)),
     init=_init(lambda cfg, spec, key: residual.init_mlp(cfg.residual, spec, key)),
     act=_actor(propose_mlp),
     export=_exporter("mlp", lambda state: {"residual": state.residual.params}),
@@ -203,7 +206,7 @@ CVAE = Algo(
     summary="SPAR with a generative residual, fitted only (no latent self-imitation)",
     config=CVAEConfig,
     default=CVAEConfig(),
-    stages=(STAGE_ONE, Stage("residual", "residual", fit_cvae, prepare=freeze, finish=weigh)),
+    stages=(STAGE_ONE, Stage("residual", "residual", fit_cvae, prepare=freeze, finish=weigh, reads=WEIGHED)),
     init=_init(lambda cfg, spec, key: residual.init_cvae(cfg.cvae, spec, key)),
     act=_actor(propose_cvae),
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),
@@ -216,8 +219,8 @@ PLAS = Algo(
     default=PLASConfig(),
     stages=(
         STAGE_ONE,
-        Stage("residual CVAE", "residual", fit_cvae, share=0.5, prepare=freeze, finish=weigh),
-        Stage("latent policy", "residual", guide_plas, share=0.5, prepare=freeze, finish=weigh),
+        Stage("residual CVAE", "residual", fit_cvae, share=0.5, prepare=freeze, finish=weigh, reads=WEIGHED),
+        Stage("latent policy", "residual", guide_plas, share=0.5, prepare=freeze, finish=weigh, reads=WEIGHED),
     ),
     init=_init(lambda cfg, spec, key: plas.init(cfg.plas, cfg.cvae, spec, key)),
     act=_actor(propose_plas),
@@ -229,7 +232,7 @@ PROJ = Algo(
     summary="SPAR with latent self-imitation: for multimodal, narrow or uncertain residuals",
     config=PROJConfig,
     default=PROJConfig(),
-    stages=(STAGE_ONE, Stage("residual", "residual", fit_proj, prepare=freeze, finish=weigh)),
+    stages=(STAGE_ONE, Stage("residual", "residual", fit_proj, prepare=freeze, finish=weigh, reads=WEIGHED)),
     init=_init(lambda cfg, spec, key: imitation.init(cfg.cvae, spec, key)),
     act=_actor(propose_cvae),
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from spar import registry, trainer
+from spar.evaluate.environments import EnvConfig
 from spar.types import SparError
 
 Budget = Literal["quick", "standard", "paper"]
@@ -20,6 +21,7 @@ PAPER_SEEDS = (0, 42, 123)
 class DataConfig:
     standardise: bool = True  # observations to zero mean and unit variance
     reward_shift: float = 0.0  # added to every reward; -1 for AntMaze
+    tier: Literal["auto", "device", "host", "mapped"] = "auto"  # where the rows live: mapped for a log larger than memory
     holdout: float = 0.05  # share of episodes kept out of training to measure the action error and the gate on
 
 
@@ -35,7 +37,7 @@ class RunConfig:
 
     dataset: str
     algo: str
-    env: str | None
+    env: EnvConfig | None
     episodes: int  # of the final evaluation, for each seed
     seeds: tuple[int, ...]
     steps_anchor: int

@@ -11,14 +11,15 @@ import jax
 import numpy as np
 
 from spar import files, registry, trainer
-from spar.data.episodes import Log
+from spar.data import memory
+from spar.data.episodes import HostRows, Log
 from spar.deploy import policy as deploy
 from spar.evaluate import offline, rollout, scores, stats
 from spar.method import gate, topology
 from spar.runs import environment, tables
 from spar.runs.checkpoint import Checkpoints
-from spar.runs.config import RunConfig, run_config_from_dict, to_dict
-from spar.types import SparError, Stage, State
+from spar.runs.config import DataConfig, RunConfig, run_config_from_dict, to_dict
+from spar.types import DataNeeds, SparError, Stage, State
 
 TRAINING_SEED, FINAL_SEED, LATER_SEED = 1_000_000, 2_000_000, 3_000_000  # first reset seeds: during training, after it, and asked for later
 SEED_SPACING = 10_000  # between the start states of different later evaluations
@@ -88,7 +89,8 @@ class _Experiment:
             raise SparError(f"{folder}: began with a log of fingerprint {began_with}, this one has {log.fingerprint}")
         self.algo = registry.get(self.cfg.algo)
         self.training, self.heldout = log.split(self.cfg.data.holdout)
-        self.scaler = self.training.scaler(self.cfg.data.standardise)
+        self.rows = training_rows(self.training, self.algo.data, self.cfg.data)
+        self.scaler = self.rows.scaler
         self.steps = trainer.stage_steps(self.algo, self.cfg.steps_anchor, self.cfg.steps_residual)
         self.metrics = tables.Table(folder / "metrics.csv", tables.METRICS_HEADER)
         self.returns = tables.Table(folder / "returns.csv", tables.RETURNS_HEADER)
@@ -107,7 +109,9 @@ class _Experiment:
         snapshot = self.checkpoints.latest(start) or start
         for table in (self.metrics, self.returns):
             table.recall(*snapshot.position)
-        rows = self.training.transitions(self.scaler, self.cfg.data.reward_shift)
+        plan = memory.plan(self.rows.log, self.cfg.data.tier)
+        self.listener.say(plan.text)
+        rows = self.rows.on_device() if plan.tier == "device" else self.rows
         self.stage_shown = -1
         self.mark = time.monotonic()
         snapshot = trainer.run(self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk)
@@ -149,9 +153,8 @@ class _Experiment:
             description, arrays = self.algo.export(self.cfg.config, one)
             arrays = {key: np.asarray(array) for key, array in arrays.items()}
             policy = deploy.Policy({**description, "delta_rho": 1.0}, arrays, self.scaler)
-            obs = self.training.observations[self.training.obs_index]
-            residuals = self.scaler.action_in(self.training.actions) - self.scaler.action_in(policy.anchor_action(obs))
-            policies[seed] = deploy.Policy({**description, "delta_rho": max(topology.delta_rho(residuals), 1e-6)}, arrays, self.scaler)
+            radius = topology.delta_rho(offline.residuals(policy, self.training))
+            policies[seed] = deploy.Policy({**description, "delta_rho": max(radius, 1e-6)}, arrays, self.scaler)
         return policies
 
     def _evaluate_now(self, stage: Stage, index: int, step: int, state: State) -> None:
@@ -160,7 +163,7 @@ class _Experiment:
         began, means = time.monotonic(), []
         for seed, policy in self._policies(state).items():
             for name, value in offline.measure(policy, self.heldout or self.training).items():
-                self.metrics.add(index, stage.name, step, seed, f"heldout_{name}", value)
+                self.metrics.add(index, stage.name, step, seed, f"{'heldout' if self.heldout else 'logged'}_{name}", value)
             if self.evaluator:
                 result = roll(self.evaluator, policy.with_gate(**VARIANTS[variant]), self.cfg.eval.episodes, TRAINING_SEED)
                 means.append(result.returns.mean())
@@ -173,7 +176,12 @@ class _Experiment:
     def _finish(self, snapshot: trainer.Snapshot) -> dict[str, Any]:
         policies = self._policies(snapshot.state)
         if not (self.folder / "policy").exists():
-            provenance = {"algo": self.cfg.algo, "dataset": describe_log(self.log), "steps": self._steps(), "env": self.cfg.env}
+            provenance = {
+                "algo": self.cfg.algo,
+                "dataset": describe_log(self.log),
+                "steps": self._steps(),
+                "env": self.cfg.env.id if self.cfg.env else None,
+            }
             deploy.save(self.folder / "policy", policies, provenance)
         began = time.monotonic()
         summary = summarise(self.cfg, self.log, self.heldout, policies, self.evaluator, self.listener)
@@ -207,6 +215,19 @@ class _Experiment:
                 "one action; lower --cvae.kl-weight or use spar-mlp"
             )
         return {**last, "collapsed_seeds": collapsed}
+
+
+def training_rows(log: Log, needs: DataNeeds, cfg: DataConfig) -> HostRows:
+    """The rows that train, as the algorithm needs them and the configuration says; statistics are those of these rows alone."""
+    log = log if needs.top_episodes >= 1 else log.best(needs.top_episodes)
+    unit = 1.0
+    if needs.reward == "return-range":
+        unit = float(np.ptp(log.returns)) / 1000 if len(log.returns) else 0.0
+    elif needs.reward == "max":
+        unit = float(log.rewards.max())
+    scaler = log.scaler(cfg.standardise and needs.standardise)
+    scale = needs.reward_scale / unit if unit > 0 else needs.reward_scale  # all returns equal: nothing to divide by
+    return HostRows(log, scaler, scale, needs.reward_shift + cfg.reward_shift, needs.next_action)
 
 
 def roll(evaluator: rollout.Evaluator, policy: deploy.Policy, episodes: int, seed: int) -> rollout.Episodes:
@@ -251,7 +272,7 @@ def summarise(
         "dataset": describe_log(log),
         "notes": list(log.notes),
         "algo": cfg.algo,
-        "env": cfg.env,
+        "env": cfg.env.id if cfg.env else None,
         "seeds": list(cfg.seeds),
         "returns": {"behaviour": log.returns.tolist(), **dict.fromkeys(VARIANTS)},
         "normalised": None,
@@ -265,7 +286,7 @@ def summarise(
     returns, acceptance = evaluate_policies(policies, evaluator, cfg.episodes, FINAL_SEED, listener)
     summary["returns"] |= returns
     summary["gate"] = {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"}
-    return summary | measures(cfg.env, log.returns, returns)
+    return summary | measures(summary["env"], log.returns, returns)
 
 
 def measures(env_id: str | None, behaviour: np.ndarray, returns: dict[str, list[list[float]]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Names: `observations` (N, obs_dim), `actions` (N, act_dim), `rewards` (N,), `terminals` (N,); optional `timeouts` (N,) and
 `next_observations` (N, obs_dim). Vectors may be (N, 1), numbers float64, flags bool or 0/1 numbers.
-Attributes, where the container can hold them: `env_id`, `observation_keys`, `action_low`, `action_high`, `terminals_end_episodes`,
+Attributes, where the container can hold them: `env_id`, `env_kwargs` (JSON), `observation_keys`, `action_low`, `action_high`, `terminals_end_episodes`,
 and `episode_lengths` (E,) where flags alone do not say where episodes end.
 """
 
@@ -134,6 +134,7 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
         action_low=bounds[0],
         action_high=bounds[1],
         env_id=env_id,
+        env_kwargs=str(attributes.get("env_kwargs", "")),
         observation_keys=tuple(filter(None, str(attributes.get("observation_keys", "")).split(","))),
         episode_returns=columns.get(RETURNS),
         terminal_ends=terminal_ends,
@@ -179,5 +180,6 @@ def from_log(log: Log) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     stops_midway = len(ends) > 1 and not (log.truncated | log.terminated)[-1]
     attributes |= {} if np.array_equal(told, ends[:-1] if stops_midway else ends) else {"episode_lengths": log.lengths}
     attributes |= {"env_id": log.env_id} if log.env_id else {}
+    attributes |= {"env_kwargs": log.env_kwargs} if log.env_kwargs else {}
     attributes |= {"observation_keys": ",".join(log.observation_keys)} if log.observation_keys else {}
     return columns, attributes

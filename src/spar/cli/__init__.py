@@ -1,4 +1,4 @@
-"""The command line: `spar train | evaluate | report | algos | presets`."""
+"""The command line: `spar train | data | evaluate | report | algos | presets`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from spar import presets, registry
+from spar.cli.common import arg, parse
+from spar.cli.data import data
 from spar.report.console import Display, show
 from spar.runs.config import BUDGETS, Budget, DataConfig, EvalConfig, RunConfig
 from spar.trainer import Settings
@@ -23,6 +25,7 @@ USAGE = """usage: spar COMMAND [OPTIONS]
 Improve a policy from logged data alone.
 
   spar train [DATASET]        train on a log (without DATASET: on the embedded Hopper log) and report how much better it got
+  spar data COMMAND           list, show, check, import, make and download datasets
   spar evaluate RUN           roll out a finished run's policies anew
   spar report RUN             remake a run's plots and page
   spar algos                  the algorithms, a name a line
@@ -35,17 +38,13 @@ Improve a policy from logged data alone.
 DEFAULT_DATASET = "hopper-replay"
 
 
-def _arg(help: str, **settings: Any) -> Any:
-    return tyro.conf.arg(help=help, **settings)
-
-
 def train_arguments(base: RunConfig, budget: str) -> type:
     """The dataclass that tyro turns into the flags of `spar train`; `base` holds the defaults that dataset, algorithm and budget imply."""
     budgets = [
         f"{name}: {b.steps_anchor:,} + {b.steps_residual:,} updates, seeds {' '.join(map(str, b.seeds))}" for name, b in BUDGETS.items()
     ]
     table: list[tuple[str, Any, str, Any, dict[str, Any]]] = [
-        ("dataset", tyro.conf.Positional[str], "an embedded dataset or a D4RL-layout HDF5 file", base.dataset, {"metavar": "[DATASET]"}),
+        ("dataset", tyro.conf.Positional[str], "a dataset's name (`spar data list`) or file", base.dataset, {"metavar": "[DATASET]"}),
         ("algo", str, "one of " + ", ".join(registry.ALGOS), base.algo, {"metavar": "NAME"}),
         ("env", str | None, "gymnasium environment to evaluate in, where the data does not name one", None, {"metavar": "ID"}),
         ("episodes", int, "final evaluation episodes for each seed", base.episodes, {}),
@@ -60,7 +59,7 @@ def train_arguments(base: RunConfig, budget: str) -> type:
         ("data", DataConfig, "", base.data, {}),
         ("eval", EvalConfig, "", base.eval, {}),
     ]  # fmt: skip
-    fields = [(name, Annotated[kind, _arg(help, **more)], dataclasses.field(default=value)) for name, kind, help, value, more in table]
+    fields = [(name, Annotated[kind, arg(help, **more)], dataclasses.field(default=value)) for name, kind, help, value, more in table]
     return dataclasses.make_dataclass("Train", fields)
 
 
@@ -72,10 +71,10 @@ def train(argv: Sequence[str], console: Console) -> None:
     algo, budget = _peek(argv, "--algo"), _peek(argv, "--budget") or "quick"
     dataset = argv[0] if argv and not argv[0].startswith("-") else DEFAULT_DATASET
     base = api.configure(dataset, algo, budget=budget)
-    args = _parse(train_arguments(base, budget), argv)
+    args = parse(train_arguments(base, budget), argv, "spar train", train.__doc__)
     if args.dataset != dataset:  # it stood elsewhere in the line: its preset may imply other defaults
         base = api.configure(args.dataset, algo, budget=budget)
-        args = _parse(train_arguments(base, budget), argv)
+        args = parse(train_arguments(base, budget), argv, "spar train", train.__doc__)
     settings = vars(args)
     out, resume = settings.pop("out"), settings.pop("resume")
     with Display(console) as display:
@@ -91,37 +90,37 @@ def evaluate(argv: Sequence[str], console: Console) -> None:
     from spar import api
 
     def arguments(
-        run: Annotated[tyro.conf.Positional[Path], _arg("a run directory")],
-        episodes: Annotated[int, _arg("episodes for each seed and policy")] = 10,
-        env: Annotated[str | None, _arg("gymnasium environment; default: the run's own")] = None,
-        seed: Annotated[int, _arg("another number gives other start states")] = 0,
+        run: Annotated[tyro.conf.Positional[Path], arg("a run directory")],
+        episodes: Annotated[int, arg("episodes for each seed and policy")] = 10,
+        env: Annotated[str | None, arg("gymnasium environment; default: the run's own")] = None,
+        seed: Annotated[int, arg("another number gives other start states")] = 0,
     ) -> Any:
         with Display(console) as display:
             return api.Run(run).evaluate(episodes, env, seed, display)
 
-    show(console, _parse(arguments, argv, evaluate.__doc__, "spar evaluate"))
+    show(console, parse(arguments, argv, "spar evaluate", evaluate.__doc__))
 
 
 def report(argv: Sequence[str], console: Console) -> None:
     """Remake a run's plots and its page, report.html."""
     from spar import api
 
-    def arguments(run: Annotated[tyro.conf.Positional[Path], _arg("a run directory")]) -> Path:
+    def arguments(run: Annotated[tyro.conf.Positional[Path], arg("a run directory")]) -> Path:
         return api.Run(run).report()
 
-    console.print(str(_parse(arguments, argv, report.__doc__, "spar report")), soft_wrap=True)
+    console.print(str(parse(arguments, argv, "spar report", report.__doc__)), soft_wrap=True)
 
 
 def algos(argv: Sequence[str], console: Console) -> None:
     """The algorithms, a name a line."""
-    _parse(lambda: None, argv, algos.__doc__, "spar algos")
+    parse(lambda: None, argv, "spar algos", algos.__doc__)
     for name in registry.ALGOS:
         print(name)
 
 
 def show_presets(argv: Sequence[str], console: Console) -> None:
     """The paper's settings, task by task. `spar train` takes them by itself for a dataset named after the task."""
-    _parse(lambda: None, argv, show_presets.__doc__, "spar presets")
+    parse(lambda: None, argv, "spar presets", show_presets.__doc__)
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = [f.name for f in dataclasses.fields(presets.Preset) if f.name not in ("source", "episodes")]
     for name in names:
@@ -134,6 +133,7 @@ def show_presets(argv: Sequence[str], console: Console) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "train": train,
+    "data": data,
     "evaluate": evaluate,
     "report": report,
     "algos": algos,
@@ -160,10 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("spar: interrupted; `spar train --resume RUN` goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
-
-
-def _parse(what: Any, argv: Sequence[str], description: str | None = None, prog: str = "spar train") -> Any:
-    return tyro.cli(what, args=list(argv), prog=prog, description=description or train.__doc__)
 
 
 def _peek(argv: Sequence[str], flag: str) -> str | None:

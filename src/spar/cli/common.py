@@ -1,0 +1,17 @@
+"""What every command does alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+
+def arg(help: str, **settings: Any) -> Any:
+    return tyro.conf.arg(help=help, **settings)
+
+
+def parse(what: Any, argv: Sequence[str], prog: str, description: str | None) -> Any:
+    """`what` called with, or made from, the arguments; wrong usage exits with 2 after saying what is wrong."""
+    return tyro.cli(what, args=list(argv), prog=prog, description=description)

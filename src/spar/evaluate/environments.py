@@ -1,0 +1,103 @@
+"""The environment that a log came from, made again: by its id, its arguments, and the parts of its observation that the log has."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from spar.data.episodes import Log
+from spar.types import SparError, Spec
+
+PLUGINS = ("gymnasium_robotics",)  # packages that register further environments when they are imported; an extra of ours
+DEFAULTS: dict[str, dict[str, Any]] = {  # what D4RL's evaluation does where gymnasium-robotics does otherwise
+    "AntMaze": {"continuing_task": False},  # reaching the goal ends the episode: the return is its success
+    "AdroitHandPen": {"max_episode_steps": 100},
+}
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """How to make an evaluation environment."""
+
+    id: str  # gymnasium's
+    kwargs: str = ""  # a JSON object of arguments for gymnasium.make; empty: D4RL's, where it has the task
+    observation_keys: tuple[str, ...] = ()  # parts of a dict observation, joined in this order; empty: all, alphabetically
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Raises SparError when `kwargs` is no JSON object."""
+        if not self.kwargs:
+            return next((found for task, found in DEFAULTS.items() if self.id.split("/")[-1].startswith(task)), {})
+        try:
+            found = json.loads(self.kwargs)
+        except json.JSONDecodeError as error:
+            raise SparError(f"environment '{self.id}': its arguments are not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise SparError(f"environment '{self.id}': its arguments are not a JSON object: {self.kwargs}")
+        return found
+
+    def make(self) -> gymnasium.Env:
+        """One copy, its observations flat vectors. Raises SparError when it cannot be made."""
+        _register()
+        if self.id not in gymnasium.registry and ":" not in self.id:
+            import_hint = "; AntMaze, PointMaze, Adroit and Kitchen come with `pip install 'spar[robotics]'`"
+            raise SparError(f"environment '{self.id}' is not known to gymnasium{import_hint if 'gymnasium_robotics' not in _found else ''}")
+        try:
+            env = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)
+        except Exception as error:  # noqa: BLE001  # gymnasium passes on whatever an environment's own imports and constructor raise
+            raise SparError(f"environment '{self.id}' cannot be made: {str(error).splitlines()[0]}") from None
+        return Joined(env, self.observation_keys) if isinstance(env.observation_space, gymnasium.spaces.Dict) else env
+
+    def check(self, spec: Spec) -> None:
+        """Raises SparError when the environment's sizes are not those of the log."""
+        env = self.make()
+        shapes = env.observation_space.shape, env.action_space.shape
+        env.close()
+        if shapes != ((spec.obs_dim,), (spec.act_dim,)):
+            raise SparError(
+                f"environment '{self.id}' has observations {shapes[0]} and actions {shapes[1]}, "
+                f"the log has ({spec.obs_dim},) and ({spec.act_dim},); name the environment that the log came from"
+            )
+
+
+class Joined(gymnasium.ObservationWrapper):
+    """A dict observation as one vector: the entries `keys` in that order, or all of them alphabetically; an entry that is a dict itself
+    is joined in the same way."""
+
+    def __init__(self, env: gymnasium.Env, keys: tuple[str, ...]) -> None:
+        super().__init__(env)
+        spaces = env.observation_space.spaces
+        missing = [key for key in keys if key not in spaces]
+        if missing:
+            raise SparError(f"the environment's observation has no part '{missing[0]}'; it has: {', '.join(spaces)}")
+        self.keys = keys or tuple(sorted(spaces))
+        size = sum(gymnasium.spaces.flatdim(spaces[key]) for key in self.keys)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+    def observation(self, observation: dict[str, Any]) -> np.ndarray:
+        spaces = self.env.observation_space.spaces
+        return np.concatenate([gymnasium.spaces.flatten(spaces[key], observation[key]) for key in self.keys])
+
+
+def of_log(log: Log) -> EnvConfig | None:
+    """What the log says of its environment."""
+    return EnvConfig(log.env_id, log.env_kwargs, log.observation_keys) if log.env_id else None
+
+
+_found: set[str] = set()
+
+
+def _register() -> None:
+    """Import the plugins that are installed, once."""
+    for name in set(PLUGINS) - _found:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        gymnasium.register_envs(module)
+        _found.add(name)

@@ -1,0 +1,186 @@
+"""The lint report counts what a naive count finds, and says what each mistake would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spar import cli
+from spar.data import catalog, lint
+from spar.data.sources import d4rl
+from tests.conftest import plant_rows
+
+Columns = dict[str, np.ndarray]
+
+
+def report_of(columns: Columns, tmp_path: Path, **attributes: Any) -> lint.Report:
+    path = tmp_path / "log.hdf5"
+    d4rl.write(path, columns, attributes)
+    return lint.inspect(d4rl.read(path, strict=False))
+
+
+def codes(report: lint.Report) -> set[str]:
+    return {finding.code for finding in report.findings}
+
+
+def test_numbers_equal_an_independent_count(tmp_path: Path) -> None:
+    """Without successors in the file: a cut episode's last row is left out, which the report says."""
+    columns = plant_rows(900, seed=4)
+    columns.pop("next_observations")
+    n = report_of(columns, tmp_path).numbers
+    lengths, returns, kept, age, total = [], [], 0, 0, 0.0
+    for i in range(900):
+        age, total = age + 1, total + float(columns["rewards"][i])
+        end = columns["terminals"][i] or columns["timeouts"][i]
+        cut = i == 899 and not end
+        if end or cut:
+            known = age if columns["terminals"][i] else age - 1
+            kept += known
+            if known:
+                lengths.append(known)
+                returns += [] if cut else [total]
+            age, total = 0, 0.0
+    assert (n["transitions"], n["episodes"], n["rows_left_out"]) == (kept, len(lengths), 900 - kept)
+    assert n["lengths"] == {"min": min(lengths), "median": np.median(lengths), "max": max(lengths)}
+    assert n["returns"]["mean"] == pytest.approx(np.mean(returns), rel=1e-6)
+    assert sum(n["returns"]["histogram"]["counts"]) == len(returns)
+    assert n["terminated"] == columns["terminals"].sum()
+    assert n["unfinished_episodes"] == len(lengths) - len(returns)
+
+
+def test_a_clean_log_has_no_findings(tmp_path: Path) -> None:
+    report = report_of(plant_rows(2000), tmp_path)
+    assert not report.findings, report.findings
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def nan_cell(columns: Columns) -> None:
+    columns["observations"][41, 2] = np.nan
+    columns["observations"][77, 0] = np.inf
+
+
+def outside(columns: Columns) -> None:
+    columns["actions"][99, 1] = 1.5
+
+
+def no_reward(columns: Columns) -> None:
+    columns["rewards"][:] = 0
+
+
+def missed_ends(columns: Columns) -> None:
+    """Episodes far apart whose ends are not marked."""
+    episode = np.cumsum(np.append(0, (columns["terminals"] | columns["timeouts"])[:-1]))
+    columns["observations"] += 100.0 * (episode % 2)[:, None]
+    columns.pop("next_observations")
+    columns["timeouts"][:500] = False
+    columns["terminals"][:500] = False
+
+
+def limit_as_end(columns: Columns) -> None:
+    columns["terminals"] = np.arange(len(columns["rewards"])) % 50 == 49
+    columns["timeouts"][:] = False
+    columns.pop("next_observations")
+
+
+def constants(columns: Columns) -> None:
+    columns["observations"][:, 1] = columns["next_observations"][:, 1] = 3.0
+    columns["actions"][:, 0] = 0.25
+
+
+def copies(columns: Columns) -> None:
+    for key in ("observations", "next_observations"):
+        columns[key] = columns[key][:, [0, 1, 2, 0]]
+
+
+def saturated(columns: Columns) -> None:
+    columns["actions"][:, 1] = np.sign(columns["actions"][:, 1])
+
+
+def repeated(columns: Columns) -> None:
+    for key, column in columns.items():
+        columns[key] = np.concatenate([column, column[: len(column) // 2]])
+
+
+CASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "not finite": (nan_cell, "not-finite", {"field": "observations", "first_row": 41, "first_column": 2, "cells": 2}),
+    "outside the box": (outside, "outside-the-box", {"field": "actions", "first_row": 99, "first_column": 1, "cells": 1}),
+    "no reward": (no_reward, "no-reward", {}),
+    "missed ends": (missed_ends, "jumps", {}),
+    "limit as end": (limit_as_end, "limit-as-end", {}),
+    "constant action": (constants, "constant-actions", {}),
+    "constant observation": (constants, "constant-observations", {}),
+    "copied observation": (copies, "duplicate-observations", {}),
+    "saturated": (saturated, "saturated-actions", {}),
+    "repeated": (repeated, "duplicates", {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_findings(name: str, tmp_path: Path) -> None:
+    spoil, code, numbers = CASES[name]
+    columns = plant_rows(2000)
+    spoil(columns)
+    report = report_of(columns, tmp_path)
+    assert code in codes(report)
+    if numbers:
+        found = report.numbers[code.replace("-", "_").replace("not_finite", "non_finite")][0]
+        assert {key: found[key] for key in numbers} == numbers
+    assert bool(report.errors) == (code in ("not-finite", "outside-the-box", "no-reward"))
+
+
+def test_jumps_are_counted_where_they_are(tmp_path: Path) -> None:
+    columns = plant_rows(2000)
+    ends = np.flatnonzero(columns["terminals"] | columns["timeouts"])
+    missed_ends(columns)
+    n = report_of(columns, tmp_path).numbers
+    assert n["jumps"]["count"] == (ends < 500).sum()
+    assert n["jumps"]["first_step"] == ends[0]
+
+
+def test_the_command_prints_writes_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = plant_rows(), plant_rows()
+    nan_cell(bad)
+    for name, columns in (("good", good), ("bad", bad)):
+        d4rl.write(tmp_path / f"{name}.hdf5", columns, {})
+    assert cli.main(["data", "check", str(tmp_path / "good.hdf5"), "--json", str(tmp_path / "good.json")]) == 0
+    assert "can train" in capsys.readouterr().out
+    assert json.loads((tmp_path / "good.json").read_text())["transitions"] == 600
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", "check", str(tmp_path / "bad.hdf5")])
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert "cannot train" in out
+    assert "'observations' row 41, column 2" in out
+
+
+def test_import_keeps_the_log_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "log.hdf5"
+    d4rl.write(source, plant_rows(), {})
+    want = d4rl.read(source).fingerprint
+    for out in ("copy.npz", "copy.parquet", "copy.hdf5", "minari-copy"):
+        assert cli.main(["data", "import", str(source), "--out", str(tmp_path / out)]) == 0
+        assert catalog.load(tmp_path / out).fingerprint == want
+    assert cli.main(["data", "import", str(source), "--out", str(tmp_path / "copy.npz")]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+UNKNOWN = {"pen-human": "spar data make pen-human", "hopper-medum": "did you mean hopper-medium", "gone.csv": "no such file"}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_and_unmade_names_say_what_to_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPAR_CACHE", str(tmp_path))
+    assert cli.main(["data", "check", name]) == 1
+    assert UNKNOWN[name] in capsys.readouterr().err
+
+
+def test_the_list_has_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("hopper-replay", "pen-human", "pointmaze-large", "kitchen-mixed-v0"))
