@@ -8,6 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from spar.evaluate import rollout, scores, stats
+from spar.evaluate.environments import EnvConfig
 from spar.types import SparError, Spec
 
 
@@ -53,7 +54,7 @@ def test_lockstep_roll_outs_equal_one_environment_at_a_time() -> None:
         action = np.stack([np.tanh(row @ weights) for row in obs])
         return action, action[:, 0] > 0
 
-    evaluator = rollout.Evaluator("Hopper-v5", Spec(11, 3))
+    evaluator = rollout.Evaluator(EnvConfig("Hopper-v5"), Spec(11, 3))
     result = evaluator.run(act, 4, seed=100)
     again = evaluator.run(act, 4, seed=100)
     np.testing.assert_array_equal(result.returns, again.returns)
@@ -73,6 +74,6 @@ def test_lockstep_roll_outs_equal_one_environment_at_a_time() -> None:
 
 def test_unfit_environments_are_refused() -> None:
     with pytest.raises(SparError, match=r"observations \(17,\)"):
-        rollout.Evaluator("HalfCheetah-v5", Spec(11, 3))
-    with pytest.raises(SparError, match="cannot be made"):
-        rollout.Evaluator("NoSuchTask-v0", Spec(11, 3))
+        rollout.Evaluator(EnvConfig("HalfCheetah-v5"), Spec(11, 3))
+    with pytest.raises(SparError, match="is not known to gymnasium"):
+        rollout.Evaluator(EnvConfig("NoSuchTask-v0"), Spec(11, 3))

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "spar"
 ROOMS = [
-    "types", "files", "nets", "ops", "data", "method", "registry", "presets", "trainer",
+    "types", "files", "nets", "ops", "data", "method", "baselines", "registry", "presets", "trainer",
     "deploy", "evaluate", "runs", "report", "api", "cli",
 ]  # fmt: skip
 

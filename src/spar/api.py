@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spar import files, presets, registry
+from spar.baselines import presets as baselines
 from spar.data import catalog
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
@@ -112,9 +113,13 @@ def configure(
         raise SparError(f"no budget named '{budget}'; there are: {', '.join(BUDGETS)}")
     preset, means = preset_for(dataset), BUDGETS[budget]
     algo = algo or (preset.algo if preset else "spar-mlp")
+    published = baselines.preset_for(algo, preset.task if preset else dataset)
     if config is None:
-        config = preset.config(algo) if preset else registry.get(algo).default
-        config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak))
+        config = published.config if published else registry.get(algo).default
+        if preset and published is None and hasattr(config, "gate"):
+            config = preset.config(algo)
+        if hasattr(config, "critic"):
+            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak))
     cfg = RunConfig(
         dataset=dataset,
         algo=registry.get(algo).name,
@@ -125,7 +130,8 @@ def configure(
         steps_residual=means.steps_residual if steps_residual is None else steps_residual,
         config=config,
         **{
-            "data": default_data(dataset, budget),
+            "data": DataConfig(reward_shift=preset.reward_shift if preset and published is None else 0.0, holdout=means.holdout),
+            "needs": published.data if published else registry.get(algo).data,
             "eval": EvalConfig(every=means.eval_every),
             "loop": Settings(log_every=means.log_every),
             **settings,
@@ -140,12 +146,6 @@ def configure(
     if not 0 <= cfg.data.holdout < 1:
         raise SparError(f"data.holdout is {cfg.data.holdout}; it is a share of the episodes, at least 0 and below 1")
     return cfg
-
-
-def default_data(dataset: str, budget: str) -> DataConfig:
-    """The data settings of a dataset's preset and a budget."""
-    preset = preset_for(dataset)
-    return DataConfig(reward_shift=preset.reward_shift if preset else 0.0, holdout=BUDGETS[budget].holdout)
 
 
 def train(

@@ -25,7 +25,7 @@ class Plan(NamedTuple):
 
 def available() -> int:
     """Bytes of memory that this process may still take: what is free, within the limits of its control group and its own."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")]
+    limits = [_free()]
     for path in CGROUP_LIMITS:
         if (file := Path("/") / path).is_file() and (text := file.read_text().strip()).isdigit():
             limits.append(int(text))
@@ -35,6 +35,15 @@ def available() -> int:
         if soft != resource.RLIM_INFINITY:
             limits.append(max(0, soft - used[kind]))
     return min(limits)
+
+
+def _free() -> int:
+    """Bytes that the system can give without swapping, reclaimable file cache included where it says so."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.is_file() else []:
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _resident() -> dict[int, int]:

@@ -73,12 +73,13 @@ def show(console: Console, summary: dict[str, Any]) -> None:
         ("gate accepts", "right"),
     ):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for key, label in ROWS.items():
+    for key, label in labels(summary).items():
         if key not in summary["intervals"]:
             continue
         row = summary["intervals"][key]
         normalised = summary["normalised"]
-        accepts = {"policy": f"{percent(summary['gate']['acceptance'])}", "ungated": "100 %", "anchor": "0 %"}.get(key, "")
+        shares = {"policy": percent(summary["gate"]["acceptance"]), "ungated": "100 %", "anchor": "0 %"} if summary["gate"] else {}
+        accepts = shares.get(key, "")
         table.add_row(
             label, f"{row['mean']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]", f"{normalised[key]:.1f}" if normalised else "-", accepts
         )
@@ -92,16 +93,25 @@ def show_offline(console: Console, summary: dict[str, Any]) -> None:
     console.print(f"No return was measured: no environment was named (--env). On {summary['offline']['measured_on']}:")
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row("action error of the anchor", f"{mean['action_rmse']:.4f}", "root mean square, your units")
-    table.add_row("gate accepts", percent(summary["gate"]["acceptance"]), "of states")
-    table.add_row(
-        "predicted gain", f"{mean['predicted_gain']:.3g}", f"a state; {mean['predicted_gain_accepted']:.3g} where accepted; units of return"
-    )
-    table.add_row("correction where accepted", f"{mean['deviation']:.2f}", "of the radius that holds 95 % of the logged residuals")
+    if summary["gate"]:
+        accepted = f"a state; {mean['predicted_gain_accepted']:.3g} where accepted; units of return"
+        table.add_row("gate accepts", percent(summary["gate"]["acceptance"]), "of states")
+        table.add_row("predicted gain", f"{mean['predicted_gain']:.3g}", accepted)
+        table.add_row("correction where accepted", f"{mean['deviation']:.2f}", "of the radius that holds 95 % of the logged residuals")
     console.print(table)
+
+
+def labels(summary: dict[str, Any]) -> dict[str, str]:
+    """What the rows of the results are called."""
+    return ROWS if summary["gate"] else {**ROWS, "policy": summary["algo"]}
 
 
 def verdict(summary: dict[str, Any]) -> str:
     """One sentence on the gain over the anchor, as the interval allows it and no further."""
+    if summary["gain"] is None:
+        row = summary["intervals"]["policy"]
+        interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
+        return f"{summary['algo']} returns {row['mean']:.1f}, 95 % interval {interval}; it has no anchor and no gate."
     gain = summary["gain"]["policy_over_anchor"]
     if gain["low"] > 0:
         word = "better than its anchor"

@@ -12,7 +12,7 @@ import numpy as np
 
 from spar import files
 from spar.report import plots
-from spar.report.console import ROWS, percent, verdict
+from spar.report.console import labels, percent, verdict
 from spar.runs import experiment
 
 
@@ -26,8 +26,8 @@ def write(folder: Path) -> Path:
         "environment": json.loads((folder / "environment.json").read_text()),
         "pictures": pictures,
         "rows": _rows(summary),
-        "verdict": verdict(summary) if summary["gain"] else None,
-        "accepts": percent(summary["gate"]["acceptance"]),
+        "verdict": verdict(summary) if summary["intervals"] else None,
+        "accepts": percent(summary["gate"]["acceptance"]) if summary["gate"] else None,
         "offline": _offline(summary),
         "behaviour": _behaviour(summary["returns"]["behaviour"]),
         "name": folder.resolve().name,
@@ -46,7 +46,7 @@ def _rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     normalised = summary["normalised"] or {}
     return [
         {"label": label, "score": normalised.get(key), **summary["intervals"][key]}
-        for key, label in ROWS.items()
+        for key, label in labels(summary).items()
         if key in summary["intervals"]
     ]
 

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from spar.report.console import ROWS
+from spar.report.console import ROWS, labels
 from spar.runs import tables
 
 COLOURS = {"behaviour": "#8c8c8c", "anchor": "#c44e52", "ungated": "#dd8452", "policy": "#4c72b0"}
@@ -25,7 +25,7 @@ def draw(folder: Path, summary: dict[str, Any]) -> dict[str, Path]:
     out.mkdir(exist_ok=True)
     metrics = tables.read(folder / "metrics.csv", tables.METRICS_HEADER)
     returns = tables.read(folder / "returns.csv", tables.RETURNS_HEADER)
-    made = {"losses": losses(metrics), "acceptance": acceptance(metrics, summary)}
+    made = {"losses": losses(metrics), "acceptance": acceptance(metrics, summary) if summary["gate"] else None}
     if summary["intervals"] is not None:
         made |= {"returns": final_returns(summary), "training": training_returns(returns, summary)}
     paths = {}
@@ -61,7 +61,7 @@ def final_returns(summary: dict[str, Any]) -> plt.Figure:
             row["mean"], i, xerr=[[row["mean"] - row["low"]], [row["high"] - row["mean"]]], color="black", fmt="o", capsize=4, markersize=5
         )
         axes.annotate(f"{row['mean']:.0f}", (row["mean"], i + 0.32), ha="center", fontsize=9)
-    axes.set_yticks(range(len(present)), [ROWS[key] for key in present])
+    axes.set_yticks(range(len(present)), [labels(summary)[key] for key in present])
     axes.invert_yaxis()
     axes.set_xlabel("undiscounted return of an episode; black: mean and 95 % interval")
     _clean(axes)
@@ -77,10 +77,11 @@ def training_returns(returns: list[tuple[str, ...]], summary: dict[str, Any]) ->
         return None
     figure, axes = plt.subplots(figsize=(7, 3.6))
     for policy, curve in curves.items():
-        _band(axes, curve, COLOURS[policy], {"anchor": "anchor, Stage I", "policy": "SPAR, Stage II"}[policy])
-    axes.axhline(summary["intervals"]["anchor"]["mean"], color=COLOURS["anchor"], linestyle="--", linewidth=1, label="final anchor")
-    axes.axvline(summary["steps"]["anchor"], color="black", linewidth=0.8, alpha=0.4)
-    axes.set_xlabel("updates (line: Stage I ends)")
+        _band(axes, curve, COLOURS[policy], {"anchor": "anchor, Stage I", "policy": f"{labels(summary)['policy']}, last stage"}[policy])
+    if "anchor" in summary["intervals"]:
+        axes.axhline(summary["intervals"]["anchor"]["mean"], color=COLOURS["anchor"], linestyle="--", linewidth=1, label="final anchor")
+        axes.axvline(summary["steps"]["anchor"], color="black", linewidth=0.8, alpha=0.4)
+    axes.set_xlabel("updates (line: Stage I ends)" if "anchor" in summary["intervals"] else "updates")
     axes.set_ylabel("return (mean, shaded: middle 80 % of episodes)")
     axes.legend(frameon=False)
     _clean(axes)
@@ -111,7 +112,7 @@ def acceptance(metrics: list[tuple[str, ...]], summary: dict[str, Any]) -> plt.F
     """Share of logged states on which the gate applies the residual, during Stage II."""
     curve: Curve = defaultdict(list)
     for stage, _, step, _, name, value in metrics:
-        if name == "heldout_acceptance" and int(stage) > 0:
+        if name.endswith("_acceptance") and int(stage) > 0:
             curve[_total_step(int(stage), int(step), summary) - summary["steps"]["anchor"]].append(100 * float(value))
     if not curve:
         return None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from spar import registry, trainer
 from spar.evaluate.environments import EnvConfig
-from spar.types import SparError
+from spar.types import DataNeeds, SparError
 
 Budget = Literal["quick", "standard", "paper"]
 PAPER_SEEDS = (0, 42, 123)
@@ -44,6 +44,7 @@ class RunConfig:
     steps_residual: int
     config: Any  # the algorithm's own
     loop: trainer.Settings = field(default_factory=trainer.Settings)
+    needs: DataNeeds = field(default_factory=DataNeeds)  # what the algorithm asks of the data
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
 

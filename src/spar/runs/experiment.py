@@ -89,7 +89,7 @@ class _Experiment:
             raise SparError(f"{folder}: began with a log of fingerprint {began_with}, this one has {log.fingerprint}")
         self.algo = registry.get(self.cfg.algo)
         self.training, self.heldout = log.split(self.cfg.data.holdout)
-        self.rows = training_rows(self.training, self.algo.data, self.cfg.data)
+        self.rows = training_rows(self.training, self.cfg.needs, self.cfg.data)
         self.scaler = self.rows.scaler
         self.steps = trainer.stage_steps(self.algo, self.cfg.steps_anchor, self.cfg.steps_residual)
         self.metrics = tables.Table(folder / "metrics.csv", tables.METRICS_HEADER)
@@ -119,7 +119,7 @@ class _Experiment:
         return self._finish(snapshot)
 
     def _on_chunk(self, chunk: trainer.Chunk) -> None:
-        self.seconds[chunk.stage.budget] += time.monotonic() - self.mark
+        self.seconds[chunk.stage.budget] = self.seconds.get(chunk.stage.budget, 0.0) + time.monotonic() - self.mark
         index, step = chunk.snapshot.position
         if index != self.stage_shown:
             self.stage_shown = index
@@ -159,7 +159,8 @@ class _Experiment:
 
     def _evaluate_now(self, stage: Stage, index: int, step: int, state: State) -> None:
         """Evaluation during training: the anchor in Stage I, the gated policy after it, on few episodes."""
-        variant = "anchor" if stage.budget == "anchor" else "policy"
+        gated = hasattr(self.cfg.config, "gate")
+        variant = "anchor" if stage.budget == "anchor" and gated else "policy"
         began, means = time.monotonic(), []
         for seed, policy in self._policies(state).items():
             for name, value in offline.measure(policy, self.heldout or self.training).items():
@@ -189,6 +190,7 @@ class _Experiment:
         skipped = dict(zip(map(str, self.cfg.seeds), np.asarray(snapshot.guard.skipped).tolist(), strict=True))
         summary |= {
             "steps": self._steps(),
+            "best": self._best(),
             "seconds": {**{key: round(value, 2) for key, value in self.seconds.items()}, "total": round(time.monotonic() - self.began, 2)},
             "latent": self._latent(),
             "skipped_steps": skipped,
@@ -200,13 +202,24 @@ class _Experiment:
     def _steps(self) -> dict[str, int]:
         return {"anchor": self.cfg.steps_anchor, "residual": self.cfg.steps_residual}
 
+    def _best(self) -> dict[str, Any] | None:
+        """The best evaluation during training, by its mean over seeds and episodes: the numbers above are the last checkpoint's."""
+        found: dict[tuple[int, int], list[float]] = {}
+        for stage, _, step, _, variant, _, value in self.returns.rows:
+            if variant == "policy":
+                found.setdefault((int(stage), int(step)), []).append(float(value))
+        if not found:
+            return None
+        (stage, step), values = max(found.items(), key=lambda item: float(np.mean(item[1])))
+        return {"stage": self.algo.stages[stage].name, "step": step, "return": float(np.mean(values)), "episodes": len(values)}
+
     def _latent(self) -> dict[str, Any] | None:
         """Is the CVAE alive? Its last KL and active units, seed by seed; None where the residual is not generative."""
         last: dict[str, dict[str, float]] = {"kl": {}, "active_units": {}}
         for _, _, _, seed, name, value in self.metrics.rows:
             if name in last:
                 last[name][str(seed)] = float(value)
-        if not last["kl"]:
+        if not last["active_units"]:
             return None
         collapsed = [seed for seed, kl in last["kl"].items() if kl < COLLAPSED_KL or last["active_units"][seed] < 1]
         if collapsed:
@@ -244,17 +257,19 @@ def roll(evaluator: rollout.Evaluator, policy: deploy.Policy, episodes: int, see
 def evaluate_policies(
     policies: dict[int, deploy.Policy], evaluator: rollout.Evaluator, episodes: int, seed: int, listener: Listener
 ) -> tuple[dict[str, list[list[float]]], list[float]]:
-    """Returns of anchor, ungated and gated policy, [seed][episode] each, on equal start states; and the gate's acceptance, [seed]."""
-    returns: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
+    """Returns of anchor, ungated and gated policy, [seed][episode] each, on equal start states; and the gate's acceptance, [seed].
+    A policy without a gate has the one variant, and no acceptance."""
+    variants = VARIANTS if all(policy.gated for policy in policies.values()) else {"policy": {}}
+    returns: dict[str, list[list[float]]] = {variant: [] for variant in variants}
     acceptance: list[float] = []
-    listener.stage("evaluation", 0, len(policies) * len(VARIANTS))
+    listener.stage("evaluation", 0, len(policies) * len(variants))
     for i, policy in enumerate(policies.values()):
-        for j, (variant, settings) in enumerate(VARIANTS.items()):
+        for j, (variant, settings) in enumerate(variants.items()):
             result = roll(evaluator, policy.with_gate(**settings), episodes, seed)
             returns[variant].append(result.returns.tolist())
-            if variant == "policy":
+            if variant == "policy" and policy.gated:
                 acceptance.append(result.acceptance)
-            listener.progress(i * len(VARIANTS) + j + 1, variant)
+            listener.progress(i * len(variants) + j + 1, variant)
     return returns, acceptance
 
 
@@ -267,6 +282,7 @@ def summarise(
     listener: Listener,
 ) -> dict[str, Any]:
     """The part of summary.json that the policies decide."""
+    gated = all(policy.gated for policy in policies.values())
     offline_rows = {str(seed): offline.measure(policy, heldout or log) for seed, policy in policies.items()}
     summary: dict[str, Any] = {
         "dataset": describe_log(log),
@@ -278,14 +294,14 @@ def summarise(
         "normalised": None,
         "intervals": None,
         "gain": None,
-        "gate": {"acceptance": [row["acceptance"] for row in offline_rows.values()], "acceptance_on": "logged states"},
+        "gate": {"acceptance": [row["acceptance"] for row in offline_rows.values()], "acceptance_on": "logged states"} if gated else None,
         "offline": {"measured_on": "held-out episodes" if heldout else "training episodes", "seeds": offline_rows},
     }
     if evaluator is None:
         return summary
     returns, acceptance = evaluate_policies(policies, evaluator, cfg.episodes, FINAL_SEED, listener)
     summary["returns"] |= returns
-    summary["gate"] = {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"}
+    summary["gate"] = {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"} if gated else None
     return summary | measures(summary["env"], log.returns, returns)
 
 
@@ -294,12 +310,12 @@ def measures(env_id: str | None, behaviour: np.ndarray, returns: dict[str, list[
     tables_of = {"behaviour": np.asarray(behaviour)[None], **{key: np.asarray(value) for key, value in returns.items()}}
     tables_of = {key: value for key, value in tables_of.items() if value.size}
     intervals = {key: stats.bootstrap(value)._asdict() for key, value in tables_of.items()}
-    gain = stats.paired_gain(tables_of["policy"], tables_of["anchor"])
-    against_ungated = stats.paired_gain(tables_of["policy"], tables_of["ungated"])
+    others = [key for key in ("anchor", "ungated") if key in tables_of]
+    gain = {f"policy_over_{key}": stats.paired_gain(tables_of["policy"], tables_of[key])._asdict() for key in others}
     normalised = {key: scores.normalise(env_id, value.mean()) for key, value in tables_of.items()}
     has_reference = scores.reference(env_id) is not None
     return {
         "intervals": intervals,
-        "gain": {"policy_over_anchor": gain._asdict(), "policy_over_ungated": against_ungated._asdict()},
+        "gain": gain or None,
         "normalised": {key: float(value) for key, value in normalised.items() if value is not None} if has_reference else None,
     }

@@ -2,8 +2,8 @@
 
 Names: `observations` (N, obs_dim), `actions` (N, act_dim), `rewards` (N,), `terminals` (N,); optional `timeouts` (N,) and
 `next_observations` (N, obs_dim). Vectors may be (N, 1), numbers float64, flags bool or 0/1 numbers.
-Attributes, where the container can hold them: `env_id`, `env_kwargs` (JSON), `observation_keys`, `action_low`, `action_high`, `terminals_end_episodes`,
-and `episode_lengths` (E,) where flags alone do not say where episodes end.
+Attributes, where the container can hold them: `env_id`, `env_kwargs` (JSON), `observation_keys`, `action_low`, `action_high`,
+`terminals_end_episodes`, and `episode_lengths` (E,) where flags alone do not say where episodes end.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ Composite observations are joined as gymnasium's `flatten` joins them: keys in a
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -78,7 +79,7 @@ def read(
     steps: Steps = reader(folder, metadata, tuple(observation_keys), allocate)
     notes: list[str] = []
     low, high = action_box(source, metadata, steps.actions.shape[1], notes)
-    found_id = _environment(metadata, notes)
+    found_id, env_kwargs = _environment(metadata, notes)
     ends = np.cumsum(steps.lengths) - 1
     unmarked = ends[:-1][~(steps.terminated | steps.truncated)[ends[:-1]]]
     if len(unmarked):
@@ -87,6 +88,7 @@ def read(
     rows = Rows(
         source, steps.observations, steps.actions, steps.rewards, steps.terminated, steps.truncated,
         stacked=True, ends=ends, action_low=low, action_high=high, env_id=env_id or found_id,
+        env_kwargs=env_kwargs if env_id in (None, found_id) else "",
         observation_keys=tuple(observation_keys) or tuple(metadata.get("observation_keys", ())),
         episode_returns=steps.returns, notes=notes,
     )  # fmt: skip
@@ -127,20 +129,19 @@ def action_box(source: str, metadata: dict[str, Any], width: int, notes: list[st
     return np.where(bounded, stated[0], low).astype(np.float32), np.where(bounded, stated[1], high).astype(np.float32)
 
 
-def _environment(metadata: dict[str, Any], notes: list[str]) -> str | None:
-    """The id of the environment to evaluate in; what of its description an id cannot carry becomes a note."""
-    if isinstance(metadata.get("env_id"), str):
-        return str(metadata["env_id"])
+def _environment(metadata: dict[str, Any], notes: list[str]) -> tuple[str | None, str]:
+    """The id of the environment to evaluate in, and the arguments that make it (JSON); wrappers cannot be carried and become a note."""
+    if "env_id" in metadata or "env_kwargs" in metadata:  # our own
+        return metadata.get("env_id"), str(metadata.get("env_kwargs", ""))
     spec = _parsed(METADATA, metadata, "eval_env_spec") or _parsed(METADATA, metadata, "env_spec")
     if not spec:
-        return None
-    env_id = str(spec.get("id"))
-    if spec.get("kwargs"):
-        notes.append(f"the dataset's {env_id} was made with {json.dumps(spec['kwargs'])}, which its id does not carry")
+        return None, ""
+    limit = spec.get("max_episode_steps")
+    arguments = {**(spec.get("kwargs") or {}), **({"max_episode_steps": limit} if limit else {})}
     wrappers = [str(wrapper.get("name")) for wrapper in spec.get("additional_wrappers") or ()]
     if wrappers:
-        notes.append(f"the dataset's {env_id} was wrapped in {', '.join(wrappers)}, which its id does not carry")
-    return env_id
+        notes.append(f"the dataset's {spec.get('id')} was wrapped in {', '.join(wrappers)}; evaluation makes it without")
+    return str(spec.get("id")), json.dumps(arguments) if arguments else ""
 
 
 def _parsed(source: str, metadata: dict[str, Any], key: str) -> dict[str, Any]:
@@ -157,7 +158,8 @@ def _parsed(source: str, metadata: dict[str, Any], key: str) -> dict[str, Any]:
 def write_log(path: str | Path, log: Log) -> None:
     """`log` as a new dataset folder that Minari opens, and from which `read` makes an equal log. Raises SparError if `path` exists.
 
-    Each episode's return is its group's attribute `episode_return`; `env_id` and `observation_keys` are entries of the metadata.
+    Each episode's return is its group's attribute `episode_return`; `env_id`, `env_kwargs` and `observation_keys` are entries of the
+    metadata.
     """
     path = Path(path)
     with new_folder(path) as folder:
@@ -174,7 +176,8 @@ def write_log(path: str | Path, log: Log) -> None:
             "minari_version": LAYOUT_VERSION,
             "dataset_size": round((data / minari_hdf5.MAIN).stat().st_size / 1e6, 1),
         }
-        document |= {"env_id": log.env_id, **_env_spec(log.env_id)} if log.env_id else {}
+        document |= {"env_id": log.env_id, **_env_spec(log.env_id, log.env_kwargs)} if log.env_id else {}
+        document |= {"env_kwargs": log.env_kwargs} if log.env_kwargs else {}
         document |= {"observation_keys": list(log.observation_keys)} if log.observation_keys else {}
         write_json(data / METADATA, document)
 
@@ -190,12 +193,15 @@ def _dataset_id(path: Path) -> str:
     return text if ID.fullmatch(text) else re.sub(r"[^-_\w]", "-", path.name) + "-v0"
 
 
-def _env_spec(env_id: str) -> dict[str, str]:
+def _env_spec(env_id: str, env_kwargs: str) -> dict[str, str]:
     """What Minari needs to make the environment again; nothing where gymnasium does not know it."""
     import gymnasium
 
     try:
-        return {"env_spec": gymnasium.spec(env_id).to_json()}
+        spec, arguments = copy.deepcopy(gymnasium.spec(env_id)), json.loads(env_kwargs or "{}")
+        spec.max_episode_steps = arguments.pop("max_episode_steps", spec.max_episode_steps)
+        spec.kwargs |= arguments
+        return {"env_spec": spec.to_json()}
     except (gymnasium.error.Error, ImportError, ValueError):
         return {}
 

@@ -1,5 +1,5 @@
 """The Arrow and Parquet storages of a Minari dataset: a folder for each episode, with T + 1 rows of which the last has only an
-observation. Read through `pyarrow`, an optional extra."""
+observation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import ArrowException, dataset, types
 
 from spar.data.blocks import Allocate, as_float32
 from spar.data.sources.minari_hdf5 import Steps
@@ -17,11 +18,7 @@ FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
 def read(folder: Path, metadata: dict[str, Any], keys: tuple[str, ...], allocate: Allocate) -> Steps:
-    """All steps of the data folder `folder`. Raises SparError naming folder and field, and where pyarrow is missing."""
-    try:
-        from pyarrow import ArrowException, dataset
-    except ImportError:
-        raise SparError(f"{folder}: Minari's {metadata['data_format']} storage needs pyarrow; pip install pyarrow") from None
+    """All steps of the data folder `folder`. Raises SparError naming folder and field."""
     parts: dict[str, list[np.ndarray]] = {field: [] for field in FIELDS}
     for number in range(metadata["total_episodes"]):
         place = folder / str(number)
@@ -54,8 +51,6 @@ def _stacked(folder: Path, field: str, parts: dict[str, list[np.ndarray]], alloc
 
 def _joined(place: Path, field: str, column: Any, keys: tuple[str, ...] = ()) -> np.ndarray:
     """(rows, width) of a column, its parts joined in `minari.py`'s order."""
-    from pyarrow import types
-
     if types.is_struct(column.type):
         names = [column.type.field(i).name for i in range(column.type.num_fields)]
         unknown = [key for key in keys if key not in names]

@@ -5,7 +5,6 @@ Nothing is unpickled, and nothing is decompressed before the archive's directory
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -15,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from spar.data import memory
 from spar.data.blocks import MAX_EXPANSION, Allocate, heap
 from spar.data.episodes import Log
 from spar.data.sources import columns
@@ -29,7 +29,7 @@ SPELLINGS = {  # of each column; the first is D4RL's
     "next_observations": ("next_observations", "next_observation", "next_obs"),
 }
 DONE = ("dones", "done")  # terminals, where no better name is there
-TEXTS = ("env_id", "observation_keys")
+TEXTS = ("env_id", "env_kwargs", "observation_keys")
 NUMBERS = ("action_low", "action_high", "terminals_end_episodes", "episode_lengths")
 SMALL = 1 << 16  # bytes that need no proof
 
@@ -71,9 +71,10 @@ def write_log(path: Path, log: Log) -> None:
     if path.exists():
         raise SparError(f"{path}: exists already; nothing is written over, choose another path")
     found, attributes = columns.from_log(log)
+    arrays: dict[str, Any] = {**found, **attributes}  # none of objects: nothing is pickled
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        np.savez(file, **found, **attributes)  # no column is of objects: nothing is pickled
+        np.savez(file, **arrays)
     temporary.replace(path)
 
 
@@ -93,9 +94,9 @@ class Archive:
         if entry.file_size > SMALL and entry.file_size > MAX_EXPANSION * entry.compress_size:
             sizes = f"{entry.file_size} bytes out of {entry.compress_size}"
             raise SparError(f"{self.path}: '{key}' claims {sizes}: no array shrinks that far; the file is damaged or hostile")
-        if entry.file_size > (memory := available_memory()):
+        if entry.file_size > (room := memory.available()):
             raise SparError(
-                f"{self.path}: '{key}' takes {entry.file_size / 1e9:.1f} GB, {memory / 1e9:.1f} GB of memory are available; "
+                f"{self.path}: '{key}' takes {entry.file_size / 1e9:.1f} GB, {room / 1e9:.1f} GB of memory are available; "
                 "split the file, or write it as HDF5, which is read in blocks"
             )
         try:
@@ -140,13 +141,3 @@ def open_file(path: Path) -> Iterator[Archive]:
         raise SparError(f"{path}: not a readable NPZ file ({str(error).splitlines()[0]})") from None
     with archive:
         yield Archive(path, archive)
-
-
-def available_memory() -> int:
-    """Bytes that can be allocated without swapping."""
-    facts = Path("/proc/meminfo")
-    if facts.exists():
-        for line in facts.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
