@@ -72,6 +72,37 @@ def test_lockstep_roll_outs_equal_one_environment_at_a_time() -> None:
     assert len(set(result.lengths)) > 1  # episodes did end at different times
 
 
+def test_dict_observations_are_joined_in_the_order_of_the_log() -> None:
+    """PointMaze: all parts alphabetically by default, as gymnasium's FlattenObservation joins them; or those that the log names."""
+    env, plain = EnvConfig("PointMaze_UMaze-v3").make(), gymnasium.make("PointMaze_UMaze-v3")
+    flat, parts = env.reset(seed=3)[0], plain.reset(seed=3)[0]
+    np.testing.assert_array_equal(flat, gymnasium.wrappers.FlattenObservation(plain).reset(seed=3)[0])
+    np.testing.assert_array_equal(flat, np.concatenate([parts["achieved_goal"], parts["desired_goal"], parts["observation"]]))
+    chosen = EnvConfig("PointMaze_UMaze-v3", observation_keys=("observation", "achieved_goal")).make().reset(seed=3)[0]
+    np.testing.assert_array_equal(chosen, np.concatenate([parts["observation"], parts["achieved_goal"]]))
+    with pytest.raises(SparError, match="no part 'velocity'"):
+        EnvConfig("PointMaze_UMaze-v3", observation_keys=("velocity",)).make()
+
+
+def test_environments_are_evaluated_as_d4rl_does() -> None:
+    """Reaching the goal ends an AntMaze episode, so that its return is its success; a pen episode has 100 steps."""
+    assert EnvConfig("AntMaze_UMaze-v4").make().unwrapped.continuing_task is False
+    pen = EnvConfig("AdroitHandPen-v1").make()
+    pen.reset(seed=0)
+    cuts = [pen.step(pen.action_space.sample())[3] for _ in range(100)]
+    assert cuts == [False] * 99 + [True]
+    given = EnvConfig("Hopper-v5", kwargs='{"max_episode_steps": 7, "reset_noise_scale": 0.0}').make()
+    assert given.spec.max_episode_steps == 7
+    with pytest.raises(SparError, match="not JSON"):
+        EnvConfig("Hopper-v5", kwargs="{7").make()
+
+
+def test_scores_of_tasks_without_a_reference_use_what_was_measured_here() -> None:
+    random, expert = scores.reference("PointMaze_UMaze-v3")
+    assert expert > random
+    assert scores.normalise("PointMaze_UMaze-v3", np.array(expert)) == pytest.approx(100)
+
+
 def test_unfit_environments_are_refused() -> None:
     with pytest.raises(SparError, match=r"observations \(17,\)"):
         rollout.Evaluator(EnvConfig("HalfCheetah-v5"), Spec(11, 3))

@@ -48,7 +48,7 @@ def train_arguments(base: RunConfig, budget: str) -> type:
         ("algo", str, "one of " + ", ".join(registry.ALGOS), base.algo, {"metavar": "NAME"}),
         ("env", str | None, "gymnasium environment to evaluate in, where the data does not name one", None, {"metavar": "ID"}),
         ("episodes", int, "final evaluation episodes for each seed", base.episodes, {}),
-        ("seeds", tuple[int, ...], "training seeds, trained side by side", base.seeds, {"metavar": "INT [INT ...]"}),
+        ("seeds", tuple[int, ...], "training seeds", base.seeds, {"metavar": "INT [INT ...]"}),
         ("steps_anchor", int, "updates of Stage I: anchor and critics", base.steps_anchor, {}),
         ("steps_residual", int, "updates of Stage II: the residual", base.steps_residual, {}),
         ("budget", Budget, "; ".join(budgets) + ", Table 7 of the paper to the letter", budget, {}),

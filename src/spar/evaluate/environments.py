@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,10 +45,11 @@ class EnvConfig:
 
     def make(self) -> gymnasium.Env:
         """One copy, its observations flat vectors. Raises SparError when it cannot be made."""
-        _register()
-        if self.id not in gymnasium.registry and ":" not in self.id:
-            import_hint = "; AntMaze, PointMaze, Adroit and Kitchen come with `pip install 'spar[robotics]'`"
-            raise SparError(f"environment '{self.id}' is not known to gymnasium{import_hint if 'gymnasium_robotics' not in _found else ''}")
+        if self.id not in gymnasium.registry and ":" not in self.id and not _registered(self.id):
+            raise SparError(
+                f"environment '{self.id}' is not known to gymnasium; "
+                "AntMaze, PointMaze, Adroit and Kitchen come with `pip install 'spar[robotics]'`"
+            )
         try:
             env = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)
         except Exception as error:  # noqa: BLE001  # gymnasium passes on whatever an environment's own imports and constructor raise
@@ -89,15 +92,10 @@ def of_log(log: Log) -> EnvConfig | None:
     return EnvConfig(log.env_id, log.env_kwargs, log.observation_keys) if log.env_id else None
 
 
-_found: set[str] = set()
-
-
-def _register() -> None:
-    """Import the plugins that are installed, once."""
-    for name in set(PLUGINS) - _found:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        gymnasium.register_envs(module)
-        _found.add(name)
+def _registered(env_id: str) -> bool:
+    """Whether one of the plugins that are installed knows the environment."""
+    for name in PLUGINS:
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about environments that nobody asked for
+            gymnasium.register_envs(importlib.import_module(name))
+    return env_id in gymnasium.registry

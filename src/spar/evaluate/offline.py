@@ -9,6 +9,7 @@ from spar.deploy.policy import Policy
 from spar.method import topology
 
 MAX_ROWS = 5000
+BLOCK_ROWS = 8192  # acted on at a time
 RESIDUAL_ROWS = 200_000  # of the log that its residuals are measured on, evenly spaced, where there are more
 
 
@@ -36,8 +37,12 @@ def measure(policy: Policy, log: Log, seed: int = 0) -> dict[str, float]:
 def residuals(policy: Policy, log: Log) -> np.ndarray:
     """(N, act_dim) logged minus anchor action, both scaled to [-1, 1], on at most RESIDUAL_ROWS rows."""
     index = np.arange(len(log)) if len(log) <= RESIDUAL_ROWS else np.linspace(0, len(log) - 1, RESIDUAL_ROWS, dtype=np.int64)
-    anchor = policy.anchor_action(log.observations[log.obs_index[index]])
-    return policy.scaler.action_in(log.actions[index]) - policy.scaler.action_in(anchor)
+    found = np.empty((len(index), log.spec.act_dim), np.float32)
+    for start in range(0, len(index), BLOCK_ROWS):
+        part = index[start : start + BLOCK_ROWS]
+        anchor = policy.anchor_action(log.observations[log.obs_index[part]])
+        found[start : start + len(part)] = policy.scaler.action_in(log.actions[part]) - policy.scaler.action_in(anchor)
+    return found
 
 
 def residual_geometry(policy: Policy, log: Log) -> dict[str, float]:

@@ -1,0 +1,91 @@
+"""A log larger than the memory that is allowed trains from memory-mapped files; where rows live is decided before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from spar.data import blocks, catalog, memory
+from spar.data.sources import d4rl
+from tests.conftest import plant_log, plant_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, WIDTH = 1_200_000, 64
+ALLOWANCE = 200 << 20  # bytes; the log's observations alone are one and a half times as much
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "large.hdf5"
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        obs = file.create_dataset("observations", (ROWS, WIDTH), np.float32, chunks=(10_000, WIDTH))
+        for start in range(0, ROWS, 50_000):
+            obs[start : start + 50_000] = rng.standard_normal((50_000, WIDTH), dtype=np.float32)
+        file["actions"] = rng.uniform(-1, 1, (ROWS, 2)).astype(np.float32)
+        file["rewards"] = rng.standard_normal(ROWS, dtype=np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(ROWS, bool), np.arange(ROWS) % 1000 == 999
+    return path
+
+
+def limited(path: Path, tier: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.larger_than_memory", str(path), str(ALLOWANCE), tier]
+    environment = {**os.environ, blocks.CACHE_VARIABLE: str(path.parent)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_log_larger_than_memory_trains(large_file: Path) -> None:
+    done = limited(large_file, "auto")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "the log stays in memory-mapped files" in done.stdout
+    assert (large_file.parent / "limited-auto" / "summary.json").is_file()
+    assert not list((large_file.parent / "mapped").iterdir())
+
+
+def test_the_same_log_in_memory_does_not(large_file: Path) -> None:
+    """So the limit above is one."""
+    done = limited(large_file, "device")
+    assert done.returncode != 0
+    assert not (large_file.parent / "limited-device" / "summary.json").exists()
+
+
+def test_a_mapped_log_equals_the_one_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(blocks.CACHE_VARIABLE, str(tmp_path))
+    path = tmp_path / "plant.hdf5"
+    for columns in (plant_rows(), {k: v for k, v in plant_rows(seed=3).items() if k != "next_observations"}):
+        d4rl.write(path, columns, {})
+        in_memory, in_files = catalog.load(path, tier="device"), catalog.load(path, tier="mapped")
+        assert in_files.is_mapped and not in_memory.is_mapped
+        assert in_files.fingerprint == in_memory.fingerprint
+        ours, theirs = (log.split(0.25)[0] for log in (in_files, in_memory))
+        assert ours.is_mapped and ours.fingerprint == theirs.fingerprint
+        for a, b in zip(ours.scaler(), theirs.scaler(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        path.unlink()
+
+
+def test_the_plan_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = plant_log()
+    assert memory.plan(log).tier == "device"
+    assert memory.plan(log, "host").tier == "host"
+    monkeypatch.setattr(memory, "available", lambda: 2 * memory.device_bytes(len(log), *log.spec) - 1)
+    plan = memory.plan(log)
+    assert plan.tier == "host"
+    assert "KiB" in plan.text and "\n" not in plan.text
+
+
+def test_statistics_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = plant_log(2000)
+    whole = log.scaler()
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    for a, b in zip(whole, log.scaler(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    obs = log.observations[log.obs_index].astype(np.float64)
+    np.testing.assert_allclose(whole.obs_mean, obs.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole.obs_std, obs.std(0) + 1e-3, rtol=1e-5)
