@@ -147,9 +147,10 @@ def run(
     Raises Halted when the guard of any seed gives up; the state is then the last finite one.
     """
     keys, frozen = seed_keys(seeds), Frozen(cfg, rows)
-    if algo.inform is not None and snapshot.position == (0, 0):
-        whole = rows.on_device() if isinstance(rows, HostRows) else rows  # small statistics, taken once; an algorithm that asks needs room
-        snapshot = snapshot._replace(state=jax.vmap(lambda state: algo.inform(cfg, state, whole))(snapshot.state))
+    inform = algo.inform
+    if inform is not None and snapshot.position == (0, 0):
+        whole = rows.on_device() if isinstance(rows, HostRows) else rows  # statistics taken once; an algorithm that asks for them needs room
+        snapshot = snapshot._replace(state=jax.vmap(lambda state: inform(cfg, state, whole))(snapshot.state))
     for number, (stage, total) in enumerate(zip(algo.stages, steps, strict=True)):
         if number < snapshot.position.stage:
             continue
