@@ -35,15 +35,15 @@ PATHS = {
     "ant-medium-v2": ("gym_mujoco_v2/ant_medium-v2.hdf5", None, 1000, ()),
     "antmaze-umaze-diverse-v2": (
         "ant_maze_v2/Ant_maze_u-maze_noisy_multistart_True_multigoal_True_sparse_fixed.hdf5",
-        "AntMaze_UMaze-v4", 700, ("achieved_goal", "observation"),
+        None, 700, ("achieved_goal", "observation"),
     ),
     "antmaze-medium-play-v1": (
         "ant_maze_v1/Ant_maze_medium_noisy_multistart_True_multigoal_False_sparse.hdf5",
-        "AntMaze_Medium-v4", 1000, ("achieved_goal", "observation"),
+        None, 1000, ("achieved_goal", "observation"),
     ),
     "antmaze-large-diverse-v0": (
         "ant_maze_new/Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse.hdf5",
-        "AntMaze_Large-v4", 1000, ("achieved_goal", "observation"),
+        None, 1000, ("achieved_goal", "observation"),
     ),
     "pen-cloned-v1": ("hand_dapg_v1/pen-cloned-v1.hdf5", "AdroitHandPen-v1", 100, ()),
     "door-cloned-v0": ("hand_dapg/door-demos-v0-bc-combined.hdf5", "AdroitHandDoor-v1", 200, ()),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spar import cli
-from spar.data import catalog, lint
+from spar.data import catalog, lint, sheets
 from spar.data.sources import d4rl
 from tests.conftest import plant_rows
 
@@ -178,6 +178,12 @@ def test_unknown_and_unmade_names_say_what_to_do(
     monkeypatch.setenv("SPAR_CACHE", str(tmp_path))
     assert cli.main(["data", "check", name]) == 1
     assert UNKNOWN[name] in capsys.readouterr().err
+
+
+def test_another_mujoco_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sheets.physics_note("my-own-log") is None
+    monkeypatch.setattr(sheets, "version", lambda package: "0.0.1")
+    assert "0.0.1" in str(sheets.physics_note("hopper-replay"))
 
 
 def test_the_list_has_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:

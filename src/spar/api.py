@@ -16,7 +16,7 @@ from typing import Any
 
 from spar import files, presets, registry
 from spar.baselines import presets as baselines
-from spar.data import catalog
+from spar.data import catalog, sheets
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
@@ -168,6 +168,9 @@ def train(
     cfg = dataclasses.replace(cfg, env=environment_for(cfg, log))
     folder = Path(out) if out else default_folder(log.name, cfg.algo)
     experiment.create(folder, cfg, log)
+    note = sheets.physics_note(log.name) if cfg.env else None
+    if note and listener:
+        listener.say(f"warning: {note}")
     return finish(folder, log, listener)
 
 

@@ -149,7 +149,7 @@ def run(
     keys, frozen = seed_keys(seeds), Frozen(cfg, rows)
     inform = algo.inform
     if inform is not None and snapshot.position == (0, 0):
-        whole = rows.on_device() if isinstance(rows, HostRows) else rows  # statistics taken once; an algorithm that asks for them needs room
+        whole = rows.on_device() if isinstance(rows, HostRows) else rows  # an algorithm that asks for statistics needs room for it
         snapshot = snapshot._replace(state=jax.vmap(lambda state: inform(cfg, state, whole))(snapshot.state))
     for number, (stage, total) in enumerate(zip(algo.stages, steps, strict=True)):
         if number < snapshot.position.stage:

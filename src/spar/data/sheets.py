@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ def find(name: str) -> dict[str, Any] | None:
         if file.is_file():
             return dict(json.loads(file.read_text()))
     return None
+
+
+def physics_note(name: str) -> str | None:
+    """A warning where the dataset was collected with another version of MuJoCo than the one installed: trajectories differ."""
+    sheet = find(name)
+    recorded = sheet["versions"].get("mujoco") if sheet else None
+    installed = version("mujoco")
+    if recorded in (None, installed):
+        return None
+    return f"'{name}' was collected with MuJoCo {recorded}, this is {installed}: equal actions lead elsewhere, returns are not comparable"
 
 
 def known() -> Iterator[dict[str, Any]]:

@@ -31,10 +31,9 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 class Dataset:
     """One D4RL name.
 
-    `env_id` is the task of gymnasium or gymnasium-robotics that succeeds it with observations of the same width, those of
-    `observation_keys` joined; None where there is none: D4RL's Ant has 111 numbers, its kitchen 60, its eval mazes other walls.
-    A policy from AntMaze's data does not fit its successor as it is: that one counts positions from the middle of the maze, y growing
-    upwards, D4RL from the start, y growing downwards; and it draws start and goal anew for every episode.
+    `env_id` is the task of gymnasium or gymnasium-robotics that succeeds it, its observation that of `observation_keys` joined; None where
+    there is none: D4RL's Ant has 111 numbers, its kitchen 60, its eval mazes other walls, and its AntMaze another ant, steps twice as
+    long, and positions counted from the start, y growing downwards.
     """
 
     name: str
@@ -71,17 +70,17 @@ def _antmaze() -> Iterator[Dataset]:
         "large-play": (True, False),
         "large-diverse": (True, True),
     }
-    layouts = {"umaze": ("u-maze", "UMaze", 700), "medium": ("big-maze", "Medium", 1000), "large": ("hardest-maze", "Large", 1000)}
+    layouts = {"umaze": ("u-maze", 700), "medium": ("big-maze", 1000), "large": ("hardest-maze", 1000)}
     for task, (multistart, multigoal) in tasks.items():
         size = task.split("-")[0]
-        layout, successor, horizon = layouts[size]
+        layout, horizon = layouts[size]
         for version, pattern in (
             ("v0", f"ant_maze_new/Ant_maze_{layout}_noisy_multistart_%s_multigoal_%s_sparse.hdf5"),
             ("v1", f"ant_maze_v1/Ant_maze_{size}_noisy_multistart_%s_multigoal_%s_sparse.hdf5"),
             ("v2", f"ant_maze_v2/Ant_maze_{layout}_noisy_multistart_%s_multigoal_%s_sparse_fixed.hdf5"),
         ):
             path = pattern % (multistart, multigoal)
-            yield Dataset(f"antmaze-{task}-{version}", path, f"AntMaze_{successor}-v4", horizon, ("achieved_goal", "observation"))
+            yield Dataset(f"antmaze-{task}-{version}", path, None, horizon, ("achieved_goal", "observation"))
 
 
 def _adroit() -> Iterator[Dataset]:
