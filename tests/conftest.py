@@ -22,6 +22,8 @@ from spar.data.episodes import Log
 from spar.data.rows import from_rows
 from spar.data.sources import d4rl
 
+GATED = [name for name, algo in registry.ALGOS.items() if hasattr(algo.default, "gate")]  # SPAR's variants; the others: test_baselines.py
+
 
 def plant_rows(steps: int = 600, seed: int = 0) -> dict[str, np.ndarray]:
     """s' = 0.9 s + B a + noise, reward -|s'|^2 - 0.1 |a|^2; an episode terminates when it leaves a ball and is truncated after 50 steps."""
@@ -52,15 +54,17 @@ def tiny(algo: str, **parts: dict[str, Any]) -> Any:
     cfg = registry.get(algo).default
     small: dict[str, dict[str, Any]] = {
         "anchor": {"hidden": (16, 16)},
+        "actor": {"hidden": (16, 16)},
         "critic": {"hidden": (16, 16), "size": 5, "subset": 2},
         "residual": {"hidden": (16, 16)},
         "cvae": {"hidden": (16, 16), "latent_dim": 3},
         "plas": {"hidden": (16, 16)},
         "imitation": {"candidates": 4, "period": 2},
     }
-    for name in [f.name for f in dataclasses.fields(cfg)]:
-        changes = {**small.get(name, {}), **parts.get(name, {})}
-        cfg = dataclasses.replace(cfg, **{name: dataclasses.replace(getattr(cfg, name), **changes)})
+    for name in [f.name for f in dataclasses.fields(cfg) if dataclasses.is_dataclass(getattr(cfg, f.name))]:
+        part = getattr(cfg, name)
+        own = {key: value for key, value in small.get(name, {}).items() if hasattr(part, key)}
+        cfg = dataclasses.replace(cfg, **{name: dataclasses.replace(part, **{**own, **parts.get(name, {})})})
     return cfg
 
 

@@ -15,7 +15,7 @@ from spar import registry, trainer
 from spar.data import blocks
 from spar.data.episodes import HostRows
 from spar.types import Stage, Transitions
-from tests.conftest import plant_log, tiny
+from tests.conftest import GATED, plant_log, tiny
 
 LOG = plant_log()
 ROWS = LOG.transitions(LOG.scaler())
@@ -53,7 +53,7 @@ def python_step(stage: Stage, cfg: Any, data: trainer.Data) -> Any:
     return jax.jit(lambda state, step: trainer.one_step(work, state, data, step))
 
 
-@pytest.mark.parametrize("algo", registry.ALGOS)
+@pytest.mark.parametrize("algo", GATED)
 def test_chunks_equal_a_python_loop(algo: str) -> None:
     """One dispatch of many steps against the same updates called one by one with the same keys."""
     record, cfg = registry.get(algo), tiny(algo)
@@ -181,7 +181,7 @@ def test_nine_in_a_row_do_not_stop_it() -> None:
     assert (float(snapshot.state[0]), int(snapshot.guard.skipped[0])) == (4.0, 36)
 
 
-@pytest.mark.parametrize("algo", registry.ALGOS)
+@pytest.mark.parametrize("algo", GATED)
 def test_the_fitting_loss_falls(algo: str) -> None:
     _, chunks = fit(algo, [0], [300, 300] if len(STEPS[algo]) == 2 else [300, 300, 20], dataclasses.replace(SETTINGS, log_every=100))
     name = "fit_loss" if algo == "spar-mlp" else "reconstruction_loss"

@@ -115,6 +115,11 @@ def import_(argv: Sequence[str], console: Console) -> None:
         ] = None,
         mapping: MappingFile = None,
         env: Annotated[str | None, arg("gymnasium environment the log came from", metavar="ID")] = None,
+        observation_keys: Annotated[
+            tuple[str, ...], arg("parts of a Minari dataset's dict observation, in order; default: all, alphabetically", metavar="KEY ...")
+        ] = (),
+        goal: Annotated[tuple[float, float] | None, arg("make an OGBench maze's rewards: reach this place", metavar="X Y")] = None,
+        radius: Annotated[float | None, arg("within this distance", metavar="METRES")] = None,
         guess_mapping: Annotated[bool, arg("only print a mapping guessed from a table's header, to be corrected by hand")] = False,
     ) -> None:
         if guess_mapping:
@@ -124,7 +129,7 @@ def import_(argv: Sequence[str], console: Console) -> None:
             raise SparError("import needs --out FILE (or --guess-mapping, to begin with a table)")
         if out.exists():
             raise SparError(f"{out}: exists already; nothing is written over, choose another path")
-        log = catalog.load(dataset, env, mapping=mapping)
+        log = catalog.load(dataset, env, mapping=mapping, observation_keys=observation_keys, goal=goal, radius=radius)
         out.parent.mkdir(parents=True, exist_ok=True)
         writers: dict[str, Callable[[Path, Any], None]] = {
             ".hdf5": d4rl.write_log, ".h5": d4rl.write_log, ".npz": npz.write_log,

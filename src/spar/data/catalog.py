@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -33,13 +34,17 @@ def load(
     tier: Literal["auto"] | memory.Tier = "auto",
     strict: bool = True,
     mapping: Path | None = None,
+    observation_keys: Sequence[str] = (),
+    goal: tuple[float, float] | None = None,
+    radius: float | None = None,
     progress: Progress | None = None,
 ) -> Log:
     """A log by its name (embedded, of the suite, D4RL's, a local Minari dataset's) or its path (FORMATS).
 
-    An HDF5 file that does not fit into memory, or any with `tier` mapped, is read into memory-mapped files. `mapping` is that of a table.
-    `strict` off reads bad values as they are, to be looked at. Raises SparError in one line naming file, field and row for anything that
-    cannot be trusted.
+    An HDF5 file or Minari dataset that does not fit into memory, or any with `tier` mapped, is read into memory-mapped files. `mapping` is
+    that of a table; `observation_keys` are the parts of a Minari dataset's dict observation to take; `goal` (x, y) and `radius` make the
+    rewards of an OGBench maze. `strict` off reads bad values as they are, to be looked at. Raises SparError in one line naming file, field
+    and row for anything that cannot be trusted.
     """
     name = str(dataset)
     if name in EMBEDDED:
@@ -51,13 +56,16 @@ def load(
     if d4rl_names.find(name):
         return d4rl_names.read(name, strict, progress=progress)
     path, suffix = Path(dataset), Path(dataset).suffix.lower()
-    if minari.find(dataset):
-        return minari.read(dataset, None, env_id, strict)
+    folder = minari.find(dataset)
+    if folder:
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        return minari.read(dataset, None, env_id, strict, mapped if _to_files(tier, size) else heap, observation_keys)
     if suffix in HDF5:
         return _hdf5(path, None, env_id, tier, strict)
     if suffix in NPZ:
-        reader = ogbench.read if ogbench.is_ogbench(path) else npz.read
-        return reader(path, None, env_id, strict)
+        if goal is not None or radius is not None or ogbench.is_ogbench(path):
+            return ogbench.read(path, None, env_id, strict, goal=goal, radius=radius)
+        return npz.read(path, None, env_id, strict)
     if suffix in TABLES:
         return tables.read(path, mapping, None, env_id, strict)
     if path.is_file():
@@ -66,8 +74,12 @@ def load(
 
 
 def _hdf5(path: Path, name: str | None, env_id: str | None, tier: str, strict: bool) -> Log:
-    to_files = tier == "mapped" or (tier == "auto" and path.is_file() and not memory.log_fits(d4rl.matrix_bytes(path)))
+    to_files = path.is_file() and _to_files(tier, d4rl.matrix_bytes(path))
     return d4rl.read(path, name, env_id, strict, mapped if to_files else heap, lazy=to_files)
+
+
+def _to_files(tier: str, matrix_bytes: int) -> bool:
+    return tier == "mapped" or (tier == "auto" and not memory.log_fits(matrix_bytes))
 
 
 def _unknown(name: str) -> str:
