@@ -12,15 +12,21 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 
 class MLP(nn.Module):
-    """ReLU layers of the widths `hidden`, then a linear layer of width `out`: (..., in) -> (..., out)."""
+    """ReLU layers of the widths `hidden`, then a linear layer of width `out`: (..., in) -> (..., out).
+
+    With `dropout`, that share of the hidden units is dropped in every call that is given a key, `rngs={"dropout": key}`.
+    """
 
     hidden: Sequence[int]
     out: int
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for width in self.hidden:
             x = nn.relu(nn.Dense(width)(x))
+            if self.dropout:
+                x = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x)
         return nn.Dense(self.out)(x)
 
 
@@ -73,14 +79,17 @@ class DeterministicPolicy(nn.Module):
 
 
 class GaussianPolicy(nn.Module):
-    """Gaussian with a tanh-bounded mean and a state-independent scale: (B, obs_dim) -> mean, log_std, both (B, act_dim)."""
+    """Gaussian with a state-independent scale and a mean bounded by tanh, or linear: (B, obs_dim) -> mean, log_std, both (B, act_dim)."""
 
     hidden: Sequence[int]
     act_dim: int
+    bounded: bool = True
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean = jnp.tanh(MLP(self.hidden, self.act_dim, name="mlp")(obs))
+        mean = MLP(self.hidden, self.act_dim, self.dropout, name="mlp")(obs)
+        mean = jnp.tanh(mean) if self.bounded else mean
         log_std = self.param("log_std", nn.initializers.zeros, (self.act_dim,))
         return mean, jnp.broadcast_to(jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX), mean.shape)
 

@@ -44,12 +44,18 @@ def gaussian_log_prob(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.
     return (-0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
 
 
+def squash(raw: jax.Array, mean: jax.Array, log_std: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """tanh(raw) and its log density, where `raw` is a draw of the Gaussian: (..., B, A) -> (..., B, A), (..., B)."""
+    correction = 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))  # log(1 - tanh(raw)^2)
+    return jnp.tanh(raw), gaussian_log_prob(raw, mean, log_std) - correction.sum(-1)
+
+
 def gaussian_kl(mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """KL(N(mean, std) || N(0, 1)) for each latent dimension: (B, Z) -> (B, Z)."""
     return 0.5 * (mean**2 + jnp.exp(2 * log_std) - 1.0) - log_std
 
 
-def adam(learning_rate: float, clip_norm: float | None = None) -> optax.GradientTransformation:
+def adam(learning_rate: float | optax.Schedule, clip_norm: float | None = None) -> optax.GradientTransformation:
     """Adam, after clipping the global norm of this network's gradient where `clip_norm` is given."""
     step = optax.adam(learning_rate)
     return step if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), step)

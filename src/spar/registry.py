@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spar.baselines import awac, bc, bcq, cql, iql, lapo, onestep, plas, spot, td3bc
 from spar.method import spar
 from spar.types import Algo, SparError
 
@@ -10,6 +11,17 @@ ALGOS: dict[str, Algo] = {
     "spar-cvae": spar.CVAE,
     "spar-plas": spar.PLAS,
     "spar-proj": spar.PROJ,
+    "bc": bc.BC,
+    "bc10": bc.BC10,
+    "awac": awac.AWAC,
+    "td3bc": td3bc.TD3BC,
+    "cql": cql.CQL,
+    "iql": iql.IQL,
+    "onestep": onestep.ONESTEP,
+    "bcq": bcq.BCQ,
+    "plas": plas.PLAS,
+    "lapo": lapo.LAPO,
+    "spot": spot.SPOT,
 }
 
 

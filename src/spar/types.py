@@ -41,7 +41,7 @@ class DataNeeds:
     """What an algorithm asks of the data before training; the default asks nothing.
 
     A reward becomes `reward_scale * r / unit + reward_shift`, where the unit is 1 (raw), a thousandth of the range of the training
-    episodes' returns (return-range) or the largest reward (max). Evaluation always counts raw rewards.
+    episodes' returns (return-range) or the largest absolute reward (max). Evaluation always counts raw rewards.
     """
 
     standardise: bool = True  # observations to zero mean and unit variance
@@ -87,6 +87,8 @@ class Algo:
     `export(cfg, state) -> (description, arrays)`: what the policy bundle needs, JSON-able and a flat dict of arrays
     `inform(cfg, state, rows) -> state`: statistics of the whole dataset that the state keeps, taken once before the first step
     `online`: the update that continues training in an environment, its `step` counted from 0 there; None: the last stage's
+    `shares`: pairs (field of the state, the part of the configuration that decides it) that the first stage alone trains, from `init` on
+    independently of all other parts: algorithms that agree in them may share that stage's outcome. None may depend on `inform`
     """
 
     name: str
@@ -100,3 +102,4 @@ class Algo:
     data: DataNeeds = DataNeeds()
     inform: Callable[..., State] | None = None
     online: Callable[..., tuple[State, Metrics]] | None = None
+    shares: tuple[tuple[str, str], ...] = ()

@@ -1,4 +1,4 @@
-"""A deployable policy: anchor, residual, critics and gate in one folder, acting with NumPy alone.
+"""A deployable policy: anchor, residual, critics and gate in one folder, or a policy without a gate, acting with NumPy alone.
 
     policy/policy.json          schema version, sizes, thresholds, provenance; readable by a person
     policy/arrays.safetensors   networks and scalers of every seed, keys `seed-<n>/...`
@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from spar import files
 from spar.data.scalers import Scaler
+from spar.deploy.actors import KINDS, mlp
 from spar.method import gate
 from spar.types import SparError
 
@@ -35,6 +36,10 @@ NOT_FINITE = "anchor: observation not finite"
 WRONG_SHAPE = "anchor: observation has the wrong shape"
 REASONS = (ACCEPTED, BELOW, BAD_SCORE, OUT_OF_RANGE, NOT_FINITE, WRONG_SHAPE)
 
+NO_GATE = "policy: no gate"
+FALLBACK = "fallback: "  # instead of "anchor: ": your controller's action, or this policy's for the repaired observation
+NO_GATE_REASONS = (NO_GATE, *(reason.replace("anchor: ", FALLBACK) for reason in REASONS[1:]))
+
 
 class Decision(NamedTuple):
     """What `act` decided; for a batch of B every field has the leading axis B, for a single observation none.
@@ -43,6 +48,7 @@ class Decision(NamedTuple):
     gain: predicted Q_rob(s, a) - Q_rob(s, a_base) of the best candidate, in units of return; -inf where nothing could be scored.
     support: |best candidate - a_base| in units of delta_0.05, the radius holding 95 % of the logged residuals (eq. 3); above 1 the
     correction is larger than nearly all that were logged. reason: one of REASONS.
+    A policy without a gate is accepted, with gain and support 0, wherever the observation is usable; its reason is one of NO_GATE_REASONS.
     """
 
     action: np.ndarray
@@ -52,19 +58,6 @@ class Decision(NamedTuple):
     reason: Any
 
 
-def mlp(arrays: dict[str, np.ndarray], prefix: str, x: np.ndarray) -> np.ndarray:
-    """The flax MLP stored under `prefix`: (..., in) -> (..., out); kernels with an ensemble axis (n, in, out) give (n, B, out)."""
-    depth = sum(key.startswith(f"{prefix}/Dense_") and key.endswith("/kernel") for key in arrays)
-    for i in range(depth):
-        kernel, bias = arrays[f"{prefix}/Dense_{i}/kernel"], arrays[f"{prefix}/Dense_{i}/bias"]
-        if kernel.ndim == 3:
-            bias = bias[:, None, :]
-        x = x @ kernel + bias
-        if i < depth - 1:
-            x = np.maximum(x, 0.0)
-    return x
-
-
 class Policy:
     """A loaded policy of one seed. `reset(seed)` reseeds the latents of generative residuals; until then they start from seed 0."""
 
@@ -72,7 +65,8 @@ class Policy:
         self, description: dict[str, Any], arrays: dict[str, np.ndarray], scaler: Scaler, gate_cfg: gate.Config | None = None
     ) -> None:
         self.description, self.arrays, self.scaler = description, arrays, scaler
-        self.gate = gate_cfg or gate.Config(**description["gate"])
+        self.gated = description.get("kind") != "actor"
+        self.gate = gate_cfg or gate.Config(**description.get("gate", gate.ALWAYS_RESIDUAL))
         self.obs_dim, self.act_dim = len(scaler.obs_mean), len(scaler.action_low)
         self.reset(0)
         for key, array in arrays.items():
@@ -84,7 +78,9 @@ class Policy:
         self._rng = np.random.default_rng(seed)
 
     def with_gate(self, **changes: float) -> Policy:
-        """The same policy with other gate settings, for instance `**gate.ALWAYS_RESIDUAL`."""
+        """The same policy with other gate settings, for instance `**gate.ALWAYS_RESIDUAL`; one without a gate returns itself."""
+        if not self.gated:
+            return self
         settings = {**self.gate.__dict__, **changes}
         return Policy(self.description, self.arrays, self.scaler, gate.Config(**settings))
 
@@ -101,28 +97,39 @@ class Policy:
         finite, in_range = np.isfinite(rows).all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
         # A fallback action must exist even for a broken sensor: missing values become the log's mean, far ones the edge of its range.
         repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), self.scaler.obs_low, self.scaler.obs_high)
-        s = self.scaler.obs_in(repaired)
-        a_base = self._anchor(s, anchor_action)
+        s = self.scaler.obs_in(np.where((finite & in_range)[:, None], rows, repaired))
+        own = self._own(s)
+        a_base = self._fallback(own, anchor_action)
 
-        candidates = np.clip(a_base + self._residuals(s, a_base), -1.0, 1.0)  # (K, B, A)
-        q_anchor, q_candidates = self.q_rob(s, a_base), self.q_rob(s, candidates)
-        verdict = gate.rectify(self.gate, q_anchor, q_candidates)
-        best = candidates[verdict.best, np.arange(len(s))]
+        best, verdict = self._rectify(s, a_base) if self.gated else (own, self._no_gate(own))
         accepted = verdict.accepted & finite & in_range & np.isfinite(best).all(-1)
-        support = np.linalg.norm(best - a_base, axis=-1) / self.description["delta_rho"]
+        support = np.linalg.norm(best - a_base, axis=-1) / self.description["delta_rho"] if self.gated else np.zeros(len(s))
 
-        scored = np.isfinite(q_anchor) & np.isfinite(verdict.gain)
+        scored = np.isfinite(verdict.gain)
         reason = np.select([~np.full(len(s), fits), ~finite, ~in_range, ~scored, ~accepted], [5, 4, 3, 2, 1], 0)
         action = self.scaler.action_out(np.where(accepted[:, None], best, a_base))
         gain = np.where(finite & in_range & scored, verdict.gain, -np.inf)
-        decision = Decision(action, accepted, gain, support, np.array(REASONS)[reason])
+        reasons = REASONS if self.gated else NO_GATE_REASONS
+        decision = Decision(action, accepted, gain, support, np.array(reasons)[reason])
         if not single:
             return decision
-        return Decision(action[0], bool(accepted[0]), float(gain[0]), float(support[0]), REASONS[int(reason[0])])
+        return Decision(action[0], bool(accepted[0]), float(gain[0]), float(support[0]), reasons[int(reason[0])])
+
+    def _rectify(self, s: np.ndarray, a_base: np.ndarray) -> tuple[np.ndarray, gate.Verdict]:
+        """The best candidate (B, A), and whether to take it."""
+        candidates = np.clip(a_base + self._residuals(s, a_base), -1.0, 1.0)  # (K, B, A)
+        q_anchor = self.q_rob(s, a_base)
+        verdict = gate.rectify(self.gate, q_anchor, self.q_rob(s, candidates))
+        scored = np.isfinite(q_anchor) & np.isfinite(verdict.gain)
+        return candidates[verdict.best, np.arange(len(s))], verdict._replace(gain=np.where(scored, verdict.gain, -np.inf))
+
+    @staticmethod
+    def _no_gate(own: np.ndarray) -> gate.Verdict:
+        return gate.Verdict(np.zeros(len(own), int), np.ones(len(own), bool), np.zeros(len(own)))
 
     def anchor_action(self, obs: np.ndarray) -> np.ndarray:
-        """The cloned anchor's action alone, in the user's units: (B, obs_dim) -> (B, act_dim)."""
-        return self.scaler.action_out(self._anchor(self.scaler.obs_in(obs), None))
+        """The cloned anchor's action alone, in the user's units: (B, obs_dim) -> (B, act_dim); without a gate, the policy's own."""
+        return self.scaler.action_out(self._own(self.scaler.obs_in(obs)))
 
     def q_rob(self, s: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Mean minus lambda_u std over the rectifying critics: standardised (B, obs_dim), (..., B, A) in [-1, 1] -> (..., B)."""
@@ -130,15 +137,22 @@ class Policy:
         q = mlp(self.arrays, "critics/members/mlp", inputs.reshape(-1, inputs.shape[-1])).squeeze(-1)
         return (q.mean(0) - self.description["lambda_u"] * q.std(0)).reshape(action.shape[:-1])
 
-    def _anchor(self, s: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        cloned = np.tanh(mlp(self.arrays, "anchor/mlp", s))
+    def _own(self, s: np.ndarray) -> np.ndarray:
+        """The action without help, (B, A) in [-1, 1]: the cloned anchor's, or the policy's where there is no gate."""
+        if self.gated:
+            return np.tanh(mlp(self.arrays, "anchor/mlp", s))
+        settings = self.description["actor"]
+        return np.clip(np.nan_to_num(KINDS[settings["kind"]](settings, self.arrays, s, self._rng)), -1.0, 1.0)
+
+    def _fallback(self, own: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+        """`given`, your controller's action, wherever it is usable, else `own`."""
         if given is None:
-            return cloned
+            return own
         given = np.atleast_2d(np.asarray(given, np.float32))
-        if given.shape != cloned.shape:
-            raise SparError(f"anchor_action has shape {given.shape}, expected {cloned.shape}")
+        if given.shape != own.shape:
+            raise SparError(f"anchor_action has shape {given.shape}, expected {own.shape}")
         usable = np.isfinite(given).all(-1, keepdims=True)
-        return np.where(usable, np.clip(self.scaler.action_in(given), -1.0, 1.0), cloned)
+        return np.where(usable, np.clip(self.scaler.action_in(given), -1.0, 1.0), own)
 
     def _residuals(self, s: np.ndarray, a_base: np.ndarray) -> np.ndarray:
         """(K, B, A) candidate residuals."""
@@ -210,7 +224,7 @@ def load(path: Path | str, seed: int | None = None) -> Policy:
     if missing:
         raise SparError(f"{folder / ARRAYS_NAME}: '{missing[0]}' of seed {chosen} is missing")
     scaler = Scaler(*(arrays.pop(f"scaler/{name}") for name in Scaler._fields))
-    kept = ("kind", "residual", "lambda_u", "latent_dim", "latent_bound", "provenance")
+    kept = ("kind", "actor", "residual", "lambda_u", "latent_dim", "latent_bound", "provenance")
     description = {key: document[key] for key in kept if key in document}
     description |= {"gate": {key: _from_json(value) for key, value in document["gate"].items()}, **document["seeds"][chosen]}
     policy = Policy(description, arrays, scaler)

@@ -1,0 +1,152 @@
+"""CQL, conservative Q-learning (Kumar et al. 2020): SAC whose critics are pushed down on drawn actions and up on the logged ones.
+
+    y    = r + gamma (1 - d) min_i Q'_i(s', a'),   a' ~ pi(s')                       (no entropy term in the target)
+    C_i  = E[log sum_j exp(Q_i(s, a_j) - log p_j) - Q_i(s, a)]
+    L_Q  = sum_i E[(y - Q_i(s, a))^2] + weight sum_i C_i
+    L_pi = E[alpha log pi(a~|s) - min_i Q_i(s, a~)]
+
+The a_j are `samples` each of uniform actions, of pi(s) and of pi(s'), all valued at s. With `gap` the term is a learned multiplier times
+weight (C_i - gap), as in CORL and d3rlpy: the multiplier grows while C_i exceeds the gap. With `max_backup` the target takes the best of
+`samples` actions. log sigma lies between -5 and 2 (official: -20 and 2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spar import nets, ops
+from spar.baselines import common
+from spar.types import Algo, Batch, Metrics, Spec, Stage, Transitions
+
+
+@dataclass(frozen=True)
+class Config:
+    weight: float = 10.0  # of the conservative term
+    samples: int = 10  # actions drawn from each of the three sources
+    gap: float | None = None  # threshold of the learned multiplier; None: no multiplier
+    floor: float = -math.inf  # the difference inside C_i is no smaller than this, in every row
+    max_backup: bool = False  # the target takes the best of `samples` next actions
+    temperature_rate: float = 1e-4  # Adam, for SAC's entropy temperature and for the multiplier
+    imitation_steps: int = 0  # the policy's first updates raise log pi(a|s) instead of Q
+    actor: common.ActorConfig = field(default_factory=lambda: common.ActorConfig(hidden=(256, 256, 256), learning_rate=3e-5))
+    critic: common.CriticConfig = field(default_factory=lambda: common.CriticConfig(hidden=(256, 256, 256)))
+
+
+class State(NamedTuple):
+    actor: common.Net
+    critics: common.Net
+    log_alpha: common.Net  # SAC's entropy temperature
+    log_multiplier: common.Net
+
+
+def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
+    actor_key, critic_key = jax.random.split(key)
+    net, zero = nets.MLP(cfg.actor.hidden, 2 * spec.act_dim), jnp.zeros(())
+    actor = common.start(net, actor_key, jnp.zeros((1, spec.obs_dim)), learning_rate=cfg.actor.learning_rate)
+    scalar = common.Net(zero, ops.adam(cfg.temperature_rate).init(zero))
+    return State(actor, common.start_critics(cfg.critic, spec, critic_key), scalar, scalar)
+
+
+def gaussian(params: ops.Params, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and log std before the squash, (B, A) each."""
+    mean, log_std = jnp.split(common.mlp(params, obs), 2, axis=-1)
+    return mean, jnp.clip(log_std, nets.LOG_STD_MIN, nets.LOG_STD_MAX)
+
+
+def sample(params: ops.Params, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Actions of pi(s) and their log densities: (B, obs_dim), standard normal (..., B, A) -> (..., B, A), (..., B)."""
+    mean, log_std = gaussian(params, obs)
+    return ops.squash(mean + jnp.exp(log_std) * noise, mean, log_std)
+
+
+def conservative(cfg: Config, params: ops.Params, rows: Transitions, drawn: jax.Array, log_prob: jax.Array) -> jax.Array:
+    """C_i (2,), from actions `drawn` (K, B, A) with log densities (K, B)."""
+    raised = jax.nn.logsumexp(common.q_values(cfg.critic, params, rows.obs, drawn) - log_prob, axis=1)
+    return jnp.maximum(raised - common.q_values(cfg.critic, params, rows.obs, rows.action), cfg.floor).mean(1)
+
+
+def critic_loss(
+    cfg: Config, params: ops.Params, y: jax.Array, rows: Transitions, drawn: jax.Array, log_prob: jax.Array, multiplier: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    td, metrics = common.critic_loss(cfg.critic, params, y, rows)
+    gap = cfg.weight * (conservative(cfg, params, rows, drawn, log_prob) - (cfg.gap or 0.0))
+    return td + (multiplier * gap).sum(), {**metrics, "td_loss": td, "conservative_gap": gap.mean()}
+
+
+def actor_loss(
+    cfg: Config, params: ops.Params, critics: ops.Params, alpha: jax.Array, rows: Transitions, noise: jax.Array, imitate: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    action, log_prob = sample(params, rows.obs, noise)
+    gain = common.q_values(cfg.critic, critics, rows.obs, action).min(0)
+    if cfg.imitation_steps:
+        raw = jnp.arctanh(jnp.clip(rows.action, -1 + 1e-5, 1 - 1e-5))
+        gain = jnp.where(imitate, ops.squash(raw, *gaussian(params, rows.obs))[1], gain)
+    return (alpha * log_prob - gain).mean(), {"log_prob": log_prob.mean()}
+
+
+def draw(cfg: Config, actor: ops.Params, rows: Transitions, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The a_j (3 * samples, B, A) and their log densities."""
+    here_key, there_key, uniform_key = jax.random.split(key, 3)
+    shape = (cfg.samples, *rows.action.shape)
+    here, here_log = sample(actor, rows.obs, jax.random.normal(here_key, shape))
+    there, there_log = sample(actor, rows.next_obs, jax.random.normal(there_key, shape))
+    anywhere = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
+    flat = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
+    return jnp.concatenate([here, there, anywhere]), jnp.concatenate([here_log, there_log, flat])
+
+
+def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    """The temperature, the actor, the critics and their multiplier, then the targets."""
+    rows = batch.rows
+    actor_key, next_key, draw_key = jax.random.split(key, 3)
+    alpha = jnp.exp(state.log_alpha.params)
+    noise, imitate = jax.random.normal(actor_key, rows.action.shape), step < cfg.imitation_steps
+    actor, metrics = common.step(
+        lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise, imitate), state.actor, cfg.actor.learning_rate, "actor"
+    )
+    excess = metrics["log_prob"] - rows.action.shape[-1]  # over the target entropy of -A
+    log_alpha, _ = common.step(lambda p: (-jnp.exp(p) * excess, {}), state.log_alpha, cfg.temperature_rate, "alpha")
+
+    count = cfg.samples if cfg.max_backup else 1
+    next_action, _ = sample(state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
+    next_q = common.q_values(cfg.critic, state.critics.target, rows.next_obs, next_action).min(0).max(0)
+    y = ops.td_target(rows.reward, rows.terminated, next_q, cfg.critic.discount)
+    drawn, log_prob = jax.lax.stop_gradient(draw(cfg, state.actor.params, rows, draw_key))
+    multiplier = jnp.ones(()) if cfg.gap is None else jnp.clip(jnp.exp(state.log_multiplier.params), 0.0, 1e6)
+    critics, critic_metrics = common.step(
+        lambda p: critic_loss(cfg, p, y, rows, drawn, log_prob, multiplier), state.critics, cfg.critic.learning_rate, "critic"
+    )
+    log_multiplier = state.log_multiplier
+    if cfg.gap is not None:
+        too_far = critic_metrics["conservative_gap"]
+        log_multiplier, _ = common.step(
+            lambda p: (-jnp.clip(jnp.exp(p), 0.0, 1e6) * too_far, {}), log_multiplier, cfg.temperature_rate, "multiplier"
+        )
+    critics = common.follow(critics, cfg.critic.polyak)
+    return State(actor, critics, log_alpha, log_multiplier), {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
+
+
+def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.tanh(gaussian(state.actor.params, obs)[0])
+
+
+def export(cfg: Config, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    act_dim = common.widths(state.actor.params)[-1] // 2
+    return common.exported("tanh", {"actor": common.first_outputs(state.actor.params, act_dim)})
+
+
+CQL = Algo(
+    name="cql",
+    summary="CQL: conservative Q-learning on SAC",
+    config=Config,
+    default=Config(),
+    stages=(Stage("actor and critics", "all", update),),
+    init=init,
+    act=common.ungated(policy),
+    export=export,
+)

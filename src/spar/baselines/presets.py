@@ -1,0 +1,132 @@
+"""The competitors' published settings by task family, with where each was published; what no source gives is said to be ours.
+
+A family is read off the beginning of a task's name, as in `hopper-medium-replay`, `antmaze-umaze-diverse`, `pen-human`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spar.baselines import awac, bc, bcq, cql, iql, lapo, onestep, plas, spot, td3bc
+from spar.types import Config, DataNeeds
+
+Family = Literal["locomotion", "antmaze", "adroit"]
+ROBOTS: dict[str, Family] = {
+    **dict.fromkeys(("halfcheetah", "hopper", "walker2d", "ant"), "locomotion"),
+    "antmaze": "antmaze",
+    **dict.fromkeys(("pen", "door", "hammer", "relocate"), "adroit"),
+}
+OURS = "no published settings for this family; ours: the locomotion defaults"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of one algorithm on one task."""
+
+    config: Config
+    data: DataNeeds
+    source: str
+
+
+def family(task: str) -> Family | None:
+    """The family of a task's name; None for one that none of the benchmarks has."""
+    return ROBOTS.get(task.split("-")[0].lower())
+
+
+def _edit(config: Config, **changes: Any) -> Config:
+    """`config` with fields replaced; a mapping replaces fields of that part."""
+    edited = {k: _edit(getattr(config, k), **v) if isinstance(v, Mapping) else v for k, v in changes.items()}
+    return dataclasses.replace(config, **edited)
+
+
+RAW, SHIFTED = DataNeeds(), DataNeeds(reward_shift=-1.0)  # AntMaze: -1 a step, 0 at the goal
+UNSCALED, UNSCALED_SHIFTED = DataNeeds(standardise=False), DataNeeds(standardise=False, reward_shift=-1.0)
+NEXT = DataNeeds(standardise=False, next_action=True)
+BEST = DataNeeds(top_episodes=0.1)
+CORL, SPOT_CODE, IQL_CODE = "CORL configs", "SPOT code", "implicit_q_learning code"
+LAST = {"actor_last": 1e-3, "critic_last": 3e-3}
+
+_AWAC, _CQL, _IQL, _ONESTEP = awac.Config(), cql.Config(), iql.Config(decay_steps=1_000_000), onestep.Config()
+_ANTMAZE_CQL = _edit(_CQL, weight=5.0, gap=0.8, floor=-200.0, max_backup=True, actor={"learning_rate": 1e-4}, critic={"hidden": (256,) * 5})
+_LAPO_DATA = DataNeeds(reward="max")
+_ANTMAZE_SPOT = _edit(spot.Config(), lam=0.025, **LAST, actor={"dropout": 0.0, "learning_rate": 1e-4})
+
+PRESETS: dict[str, dict[Family, Preset]] = {
+    "bc": {name: Preset(bc.Config(), RAW, CORL) for name in ("locomotion", "antmaze", "adroit")},
+    "bc10": {name: Preset(bc.Config(), BEST, CORL) for name in ("locomotion", "antmaze", "adroit")},
+    "awac": {
+        "locomotion": Preset(_AWAC, RAW, CORL),
+        "antmaze": Preset(_edit(_AWAC, temperature=0.1), SHIFTED, CORL),
+        "adroit": Preset(_edit(_AWAC, temperature=0.1), RAW, CORL),
+    },
+    "td3bc": {
+        "locomotion": Preset(td3bc.Config(), RAW, "TD3+BC paper and code"),
+        "antmaze": Preset(td3bc.Config(), SHIFTED, CORL),
+        "adroit": Preset(td3bc.Config(), RAW, CORL),
+    },
+    "cql": {
+        "locomotion": Preset(_CQL, RAW, CORL),
+        "antmaze": Preset(_ANTMAZE_CQL, DataNeeds(standardise=False, reward_scale=10.0, reward_shift=-5.0), CORL),
+        "adroit": Preset(_edit(_CQL, weight=1.0, actor={"learning_rate": 1e-4}), RAW, CORL),
+    },
+    "iql": {
+        "locomotion": Preset(_IQL, DataNeeds(standardise=False, reward="return-range"), IQL_CODE),
+        "antmaze": Preset(_edit(_IQL, expectile=0.9, temperature=10.0), UNSCALED_SHIFTED, IQL_CODE),
+        "adroit": Preset(_edit(_IQL, temperature=0.5, actor={"dropout": 0.1}), UNSCALED, IQL_CODE),
+    },
+    "onestep": {
+        "locomotion": Preset(_ONESTEP, NEXT, "onestep-rl configs (2 x 256 instead of 2 x 1024 units; operator and weight tuned there)"),
+        "antmaze": Preset(_ONESTEP, dataclasses.replace(NEXT, reward_shift=-1.0), OURS + ", rewards - 1"),
+        "adroit": Preset(_ONESTEP, NEXT, OURS),
+    },
+    "bcq": {
+        "locomotion": Preset(bcq.Config(), UNSCALED, "BCQ code"),
+        "antmaze": Preset(bcq.Config(), UNSCALED_SHIFTED, OURS + ", rewards - 1"),
+        "adroit": Preset(bcq.Config(), UNSCALED, OURS),
+    },
+    "plas": {
+        "locomotion": Preset(plas.Config(), UNSCALED, "PLAS code"),
+        "antmaze": Preset(plas.Config(), UNSCALED_SHIFTED, OURS + ", rewards - 1"),
+        "adroit": Preset(plas.Config(), UNSCALED, OURS),
+    },
+    "lapo": {
+        "locomotion": Preset(lapo.Config(), _LAPO_DATA, "LAPO code"),
+        "antmaze": Preset(_edit(lapo.Config(), mix=0.7, value_range=(0.0, 100.0)), DataNeeds(reward_scale=100.0), "LAPO code"),
+        "adroit": Preset(lapo.Config(), _LAPO_DATA, "LAPO code"),
+    },
+    "spot": {
+        "locomotion": Preset(spot.Config(), RAW, SPOT_CODE),
+        "antmaze": Preset(_ANTMAZE_SPOT, UNSCALED_SHIFTED, SPOT_CODE),
+        "adroit": Preset(_edit(spot.Config(), lam=1.0, online_floor=0.5), RAW, CORL + " (pen-cloned)"),
+    },
+}
+
+SPOT_LAMBDA: dict[str, float] = {  # by task, from the SPOT code
+    "halfcheetah-medium": 0.05, "halfcheetah-medium-replay": 0.05, "halfcheetah-medium-expert": 1.0,
+    "hopper-medium": 0.1, "hopper-medium-replay": 0.1, "hopper-medium-expert": 0.2,
+    "walker2d-medium": 0.2, "walker2d-medium-replay": 0.2, "walker2d-medium-expert": 0.5,
+    "antmaze-umaze": 0.25, "antmaze-umaze-diverse": 0.25, "antmaze-medium-play": 0.05, "antmaze-medium-diverse": 0.025,
+    "antmaze-large-play": 0.025, "antmaze-large-diverse": 0.025,
+}  # fmt: skip
+
+
+def preset_for(algo: str, task: str | None) -> Preset | None:
+    """The published settings of a baseline on a task (or a family's name); None where the algorithm or the family is not here."""
+    kind: Family | None = next((name for name in ROBOTS.values() if name == task), family(task) if task else None)
+    if algo not in PRESETS or kind is None:
+        return None
+    preset = PRESETS[algo][kind]
+    if algo == "spot" and task in SPOT_LAMBDA:
+        preset = dataclasses.replace(preset, config=_edit(preset.config, lam=SPOT_LAMBDA[task]))
+    return preset
+
+
+def same_widths(config: Config, hidden: tuple[int, ...] = (256, 256)) -> Config:
+    """`config` with every network at the widths `hidden`: for a comparison at equal sizes."""
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return dataclasses.replace(
+        config, **{name: dataclasses.replace(part, hidden=hidden) for name, part in parts.items() if hasattr(part, "hidden")}
+    )

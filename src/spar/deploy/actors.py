@@ -1,0 +1,59 @@
+"""Policies without an anchor, in NumPy alone: how each kind of exported network turns an observation into an action.
+
+An actor is `(settings, arrays, s, rng) -> action`: standardised observations (B, obs_dim) to actions (B, act_dim), to be clipped to
+[-1, 1]. `settings` is the description that the algorithm exported; `rng` draws the latents of those that sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Actor = Callable[[dict[str, Any], Arrays, np.ndarray, np.random.Generator], np.ndarray]
+
+
+def mlp(arrays: Arrays, prefix: str, x: np.ndarray) -> np.ndarray:
+    """The flax MLP stored under `prefix`: (..., in) -> (..., out); kernels with an ensemble axis (n, in, out) give (n, B, out)."""
+    depth = sum(key.startswith(f"{prefix}/Dense_") and key.endswith("/kernel") for key in arrays)
+    for i in range(depth):
+        kernel, bias = arrays[f"{prefix}/Dense_{i}/kernel"], arrays[f"{prefix}/Dense_{i}/bias"]
+        if kernel.ndim == 3:
+            bias = bias[:, None, :]
+        x = x @ kernel + bias
+        if i < depth - 1:
+            x = np.maximum(x, 0.0)
+    return x
+
+
+def _linear(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return mlp(arrays, "actor", s)
+
+
+def _tanh(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.tanh(mlp(arrays, "actor", s))
+
+
+def _latent(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The decoder at the latent that the actor chose, through tanh or back from standardised actions."""
+    z = settings["latent_bound"] * np.tanh(mlp(arrays, "actor", s))
+    raw = mlp(arrays, "decoder", np.concatenate([s, z], -1))
+    return np.tanh(raw) if settings["squash"] else arrays["action_mean"] + arrays["action_std"] * raw
+
+
+def _best_of(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Decoded latents, each perturbed a little by the actor; the one that the critic values most."""
+    z = rng.standard_normal((settings["candidates"], len(s), settings["latent_dim"]), dtype=np.float32)
+    z = np.clip(z, -settings["latent_clip"], settings["latent_clip"])
+    wide = np.broadcast_to(s, (len(z), *s.shape))
+    action = np.tanh(mlp(arrays, "decoder", np.concatenate([wide, z], -1)))
+    change = settings["perturbation"] * np.tanh(mlp(arrays, "actor", np.concatenate([wide, action], -1)))
+    action = np.clip(action + change, -1.0, 1.0)
+    inputs = np.concatenate([wide, action], -1)
+    q = mlp(arrays, "critic/members/mlp", inputs.reshape(-1, inputs.shape[-1]))[0].reshape(action.shape[:-1])
+    return action[q.argmax(0), np.arange(len(s))]
+
+
+KINDS: dict[str, Actor] = {"linear": _linear, "tanh": _tanh, "latent": _latent, "best-of": _best_of}
