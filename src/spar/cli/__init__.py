@@ -1,4 +1,4 @@
-"""The command line: `spar train | data | evaluate | report | algos | presets`."""
+"""The command line: `spar train | compare | data | evaluate | diagnose | report | algos | presets`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from rich.table import Table
 
 from spar import presets, registry
 from spar.cli.common import arg, parse
+from spar.cli.compare import compare
 from spar.cli.data import data
+from spar.cli.diagnose import diagnose
+from spar.cli.finetune import finetune
 from spar.report.console import Display, show
 from spar.runs.config import BUDGETS, Budget, DataConfig, EvalConfig, RunConfig
 from spar.trainer import Settings
@@ -25,8 +28,11 @@ USAGE = """usage: spar COMMAND [OPTIONS]
 Improve a policy from logged data alone.
 
   spar train [DATASET]        train on a log (without DATASET: on the embedded Hopper log) and report how much better it got
+  spar finetune RUN           go on training a finished run in its environment
+  spar compare [DATASET]      train several algorithms on one log on equal terms: a table, pictures and a page
   spar data COMMAND           list, show, check, import, make and download datasets
   spar evaluate RUN           roll out a finished run's policies anew
+  spar diagnose RUN           why it is as good as it is, and which residual its log asks for
   spar report RUN             remake a run's plots and page
   spar algos                  the algorithms, a name a line
   spar presets                the paper's settings, task by task
@@ -133,8 +139,11 @@ def show_presets(argv: Sequence[str], console: Console) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "train": train,
+    "compare": compare,
+    "finetune": finetune,
     "data": data,
     "evaluate": evaluate,
+    "diagnose": diagnose,
     "report": report,
     "algos": algos,
     "presets": show_presets,
@@ -157,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spar: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("spar: interrupted; `spar train --resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        print("spar: interrupted; `spar train --resume RUN`, or `spar compare` as before, goes on where it was", file=sys.stderr)
         return 130
     return 0
 

@@ -48,6 +48,5 @@ def residuals(policy: Policy, log: Log) -> np.ndarray:
 def residual_geometry(policy: Policy, log: Log) -> dict[str, float]:
     """delta_rho (eq. 3) of the log's residuals, and in how many directions 95 % of their variance lies."""
     found = residuals(policy, log)
-    variance = np.sort(np.linalg.eigvalsh(np.cov(found.T).reshape(found.shape[1], -1)))[::-1]
-    share = np.cumsum(variance) / max(float(variance.sum()), 1e-12)
+    share = np.cumsum(topology.spectrum(found))
     return {"delta_rho": topology.delta_rho(found), "directions_with_95_percent_of_variance": int(np.searchsorted(share, 0.95) + 1)}

@@ -1,12 +1,14 @@
-"""Means with 95 % bootstrap intervals over seeds and episodes."""
+"""What returns over seeds and episodes say: means, interquartile means, probabilities of improvement and performance profiles (Agarwal et
+al. 2021), with 95 % bootstrap intervals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-RESAMPLES = 10_000
+RESAMPLES, BLOCK = 10_000, 1000
 
 
 class Interval(NamedTuple):
@@ -15,23 +17,77 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile interval of the mean of `values`, (S, E) or (E,).
+class Profile(NamedTuple):
+    """Shares of episodes with a return above each threshold, all (T,)."""
+
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    return values.mean(-1)
+
+
+def iqm(values: np.ndarray) -> np.ndarray:
+    """Interquartile mean over the last axis: the mean of what is left when a quarter, rounded down, is cut from each end."""
+    count = values.shape[-1]
+    return np.sort(values, axis=-1)[..., count // 4 : count - count // 4].mean(-1)
+
+
+def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0, statistic: Callable[[np.ndarray], np.ndarray] = mean) -> Interval:
+    """Percentile interval of a statistic, by default the mean, of `values`, (S, E) or (E,); the field `mean` is the statistic itself.
 
     Two-level: seeds are resampled, then episodes within each (Agarwal et al. 2021 resample runs likewise). With one seed the interval
     covers the episodes only, not the spread between seeds.
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
-    rng, (seeds, episodes) = np.random.default_rng(seed), table.shape
-    means = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 1000):
-        rows = rng.integers(seeds, size=(1000, seeds, 1))
-        columns = rng.integers(episodes, size=(1000, seeds, episodes))
-        means[start : start + 1000] = table[rows, columns].mean((1, 2))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(table.mean()), float(low), float(high))
+    found = np.concatenate([statistic(table.ravel()[index]) for index in _resampled(table.shape, seed)])
+    low, high = _limits(found, level)
+    return Interval(float(statistic(table.ravel())), float(low), float(high))
 
 
 def paired_gain(policy: np.ndarray, anchor: np.ndarray) -> Interval:
     """The gain of `policy` over `anchor`, both (S, E) with equal start states at equal places."""
     return bootstrap(np.asarray(policy) - np.asarray(anchor))
+
+
+def probability_of_improvement(policy: np.ndarray, base: np.ndarray, level: float = 0.95, seed: int = 0) -> Interval:
+    """P(X > Y) + P(X = Y) / 2 for an episode X of `policy`, (S, E), and Y of `base`, (S', E'): the Mann-Whitney statistic over its
+    maximum. Above 1/2: `policy` returns more, more often. Both are resampled, independently."""
+    ours, theirs = (np.atleast_2d(np.asarray(table, np.float64)) for table in (policy, base))
+    difference = ours.reshape(-1, 1) - theirs.reshape(1, -1)
+    wins = (np.sign(difference) + 1) / 2
+    found = ((_counts(ours.shape, seed) @ wins) * _counts(theirs.shape, seed + 1)).sum(1)
+    low, high = _limits(found / wins.size, level)
+    return Interval(float(wins.mean()), float(low), float(high))
+
+
+def performance_profile(values: np.ndarray, thresholds: np.ndarray, level: float = 0.95, seed: int = 0) -> Profile:
+    """The share of episodes of `values`, (S, E) or (E,), that return more than each of `thresholds`, (T,), with pointwise intervals."""
+    table = np.atleast_2d(np.asarray(values, np.float64))
+    above = (table.reshape(-1, 1) > np.asarray(thresholds)).astype(np.float64)
+    return Profile(above.mean(0), *_limits(_counts(table.shape, seed) @ above / table.size, level))
+
+
+def _resampled(shape: tuple[int, ...], seed: int) -> Iterator[np.ndarray]:
+    """RESAMPLES resamples of a table (S, E), in blocks: indices (BLOCK, S * E) into the flat table."""
+    rng, (seeds, episodes) = np.random.default_rng(seed), shape
+    for _ in range(RESAMPLES // BLOCK):
+        rows = rng.integers(seeds, size=(BLOCK, seeds, 1))
+        columns = rng.integers(episodes, size=(BLOCK, seeds, episodes))
+        yield (rows * episodes + columns).reshape(BLOCK, -1)
+
+
+def _counts(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """(RESAMPLES, S * E): how often each entry of a table (S, E) is in each resample."""
+    size = shape[0] * shape[1]
+    first = np.arange(BLOCK)[:, None] * size
+    counts = [np.bincount((first + index).ravel(), minlength=BLOCK * size) for index in _resampled(shape, seed)]
+    return np.concatenate(counts).reshape(-1, size).astype(np.float64)
+
+
+def _limits(found: np.ndarray, level: float) -> np.ndarray:
+    """Lower and upper limit of the percentile interval, over the first axis."""
+    return np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)

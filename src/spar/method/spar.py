@@ -123,6 +123,26 @@ def fit_proj(cfg: PROJConfig, state: State, batch: Batch, key: jax.Array, step: 
     return state._replace(residual=new), metrics
 
 
+# Online
+
+
+def _continued(fit: Callable[..., tuple[State, Metrics]]) -> Callable[..., tuple[State, Metrics]]:
+    def finetune(cfg: StageOneConfig, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+        """A step of the critics in-sample, then one of Stage II's `fit` with what it reads recomputed on the batch from the critics as
+        they now are; sigma_Q is the batch's. The anchor, which is the fallback, stays frozen."""
+        rows = batch.rows
+        next_anchor = anchor.point(cfg.anchor, state.anchor.params, rows.next_obs)
+        critic_state, critic_metrics = critics.update(cfg.critic, state.critics, rows, next_anchor)
+        state = state._replace(critics=critic_state)
+        columns = freeze(cfg, state, rows)
+        columns |= weigh(cfg, {name: columns[name] for name in WEIGHED})
+        state, metrics = fit(cfg, state, Batch(rows, columns), key, step)
+        weight = columns["weight"]
+        return state, {**critic_metrics, **metrics, "weight": weight.mean(), "weighted_share": (weight > 0).mean()}
+
+    return finetune
+
+
 # Stage III
 
 
@@ -189,6 +209,7 @@ def _init(make_residual: Callable[[Any, Spec, jax.Array], Any]) -> Callable[...,
 
 
 STAGE_ONE = Stage("anchor and critics", "anchor", stage_one)
+SHARES = (("anchor", "anchor"), ("critics", "critic"))
 
 MLP = Algo(
     name="spar-mlp",
@@ -199,6 +220,8 @@ MLP = Algo(
     init=_init(lambda cfg, spec, key: residual.init_mlp(cfg.residual, spec, key)),
     act=_actor(propose_mlp),
     export=_exporter("mlp", lambda state: {"residual": state.residual.params}),
+    shares=SHARES,
+    online=_continued(fit_mlp),
 )
 
 CVAE = Algo(
@@ -210,6 +233,8 @@ CVAE = Algo(
     init=_init(lambda cfg, spec, key: residual.init_cvae(cfg.cvae, spec, key)),
     act=_actor(propose_cvae),
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),
+    shares=SHARES,
+    online=_continued(fit_cvae),
 )
 
 PLAS = Algo(
@@ -225,6 +250,8 @@ PLAS = Algo(
     init=_init(lambda cfg, spec, key: plas.init(cfg.plas, cfg.cvae, spec, key)),
     act=_actor(propose_plas),
     export=_exporter("plas", lambda state: {"decoder": state.residual.params["decoder"], "actor": state.residual.actor}),
+    shares=SHARES,
+    online=_continued(guide_plas),
 )
 
 PROJ = Algo(
@@ -236,4 +263,6 @@ PROJ = Algo(
     init=_init(lambda cfg, spec, key: imitation.init(cfg.cvae, spec, key)),
     act=_actor(propose_cvae),
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),
+    shares=SHARES,
+    online=_continued(fit_proj),
 )

@@ -17,6 +17,7 @@ from spar.deploy import policy as deploy
 from spar.evaluate import offline, rollout, scores, stats
 from spar.method import gate, topology
 from spar.runs import environment, tables
+from spar.runs.cache import Cache
 from spar.runs.checkpoint import Checkpoints
 from spar.runs.config import DataConfig, RunConfig, run_config_from_dict, to_dict
 from spar.types import DataNeeds, SparError, Stage, State
@@ -68,12 +69,13 @@ def describe_log(log: Log) -> dict[str, Any]:
     return {"name": log.name, "fingerprint": log.fingerprint, "transitions": len(log), "episodes": len(log.lengths)}
 
 
-def execute(folder: Path, log: Log, listener: Listener | None = None) -> dict[str, Any]:
+def execute(folder: Path, log: Log, listener: Listener | None = None, cache: Path | None = None) -> dict[str, Any]:
     """Run, or continue, the experiment in `folder`, whose config.json is the truth. Returns the summary, which is also written.
+    `cache` is a folder where algorithms leave for each other what their first stages share.
 
     Raises SparError when the log is not the one the run began with, or when training halts.
     """
-    run = _Experiment(folder, log, listener or Silent())
+    run = _Experiment(folder, log, listener or Silent(), cache)
     try:
         return run.execute()
     finally:
@@ -81,7 +83,7 @@ def execute(folder: Path, log: Log, listener: Listener | None = None) -> dict[st
 
 
 class _Experiment:
-    def __init__(self, folder: Path, log: Log, listener: Listener) -> None:
+    def __init__(self, folder: Path, log: Log, listener: Listener, cache: Path | None) -> None:
         self.folder, self.log, self.listener = folder, log, listener
         self.cfg = read_config(folder)
         began_with = json.loads((folder / "environment.json").read_text())["dataset"]["fingerprint"]
@@ -96,7 +98,8 @@ class _Experiment:
         self.returns = tables.Table(folder / "returns.csv", tables.RETURNS_HEADER)
         self.evaluator = rollout.Evaluator(self.cfg.env, log.spec) if self.cfg.env else None
         self.checkpoints = Checkpoints(folder / "checkpoints", self.steps)
-        self.seconds = {"anchor": 0.0, "residual": 0.0, "evaluation": 0.0}
+        self.cache = Cache(cache, self.algo, self.cfg, log.fingerprint) if cache and self.algo.shares else None
+        self.seconds = self._seconds_before()
         self.began = self.mark = self.saved = time.monotonic()
 
     def close(self) -> None:
@@ -109,6 +112,8 @@ class _Experiment:
         snapshot = self.checkpoints.latest(start) or start
         for table in (self.metrics, self.returns):
             table.recall(*snapshot.position)
+        if self.cache and snapshot.position < self.cache.end:
+            snapshot = self._begin_further(self.cache, snapshot)
         plan = memory.plan(self.rows.log, self.cfg.data.tier)
         self.listener.say(plan.text)
         rows = self.rows.on_device() if plan.tier == "device" else self.rows
@@ -117,6 +122,16 @@ class _Experiment:
         snapshot = trainer.run(self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk)
         self._save(snapshot)
         return self._finish(snapshot)
+
+    def _begin_further(self, cache: Cache, snapshot: trainer.Snapshot) -> trainer.Snapshot:
+        """The end of the first stage where `cache` has it, else `snapshot`."""
+        entry = cache.recall(snapshot)
+        if entry is None:
+            return snapshot
+        self.metrics.rows, self.returns.rows = entry.metrics, entry.returns
+        self.seconds["anchor" if entry.algo == self.cfg.algo else "shared"] = entry.seconds
+        self.listener.say(f"{self.algo.stages[0].name}: those that {entry.algo} trained")
+        return entry.snapshot
 
     def _on_chunk(self, chunk: trainer.Chunk) -> None:
         self.seconds[chunk.stage.budget] = self.seconds.get(chunk.stage.budget, 0.0) + time.monotonic() - self.mark
@@ -134,6 +149,8 @@ class _Experiment:
         every = self.cfg.eval.every
         if every and step % every == 0:
             self._evaluate_now(chunk.stage, index, step, chunk.snapshot.state)
+        if self.cache and chunk.snapshot.position == self.cache.end:
+            self.cache.keep(chunk.snapshot, (self.metrics, self.returns), self.seconds["anchor"])
         if time.monotonic() - self.saved > self.cfg.loop.checkpoint_seconds or step == chunk.total:
             self._save(chunk.snapshot)
         self.mark = time.monotonic()
@@ -142,8 +159,18 @@ class _Experiment:
         """Tables first: on resume, rows beyond the checkpoint are dropped, missing ones could not be made again."""
         self.metrics.write()
         self.returns.write()
+        files.write_json(self.folder / "seconds.json", self._seconds())
         self.checkpoints.save(snapshot)
         self.saved = time.monotonic()
+
+    def _seconds_before(self) -> dict[str, float]:
+        """What earlier processes spent on this run, up to its last checkpoint."""
+        path = self.folder / "seconds.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else {"anchor": 0.0, "residual": 0.0, "evaluation": 0.0, "total": 0.0}
+
+    def _seconds(self) -> dict[str, float]:
+        spent = {**self.seconds, "total": self.seconds["total"] + time.monotonic() - self.began}
+        return {key: round(value, 2) for key, value in spent.items()}
 
     def _policies(self, state: State) -> dict[int, deploy.Policy]:
         """The deployable policy of each seed."""
@@ -163,7 +190,10 @@ class _Experiment:
         variant = "anchor" if stage.budget == "anchor" and gated else "policy"
         began, means = time.monotonic(), []
         for seed, policy in self._policies(state).items():
-            for name, value in offline.measure(policy, self.heldout or self.training).items():
+            measured = offline.measure(policy, self.heldout or self.training)
+            if variant == "anchor":  # the gate and the residual are not trained yet
+                measured = {"action_rmse": measured["action_rmse"]}
+            for name, value in measured.items():
                 self.metrics.add(index, stage.name, step, seed, f"{'heldout' if self.heldout else 'logged'}_{name}", value)
             if self.evaluator:
                 result = roll(self.evaluator, policy.with_gate(**VARIANTS[variant]), self.cfg.eval.episodes, TRAINING_SEED)
@@ -191,7 +221,7 @@ class _Experiment:
         summary |= {
             "steps": self._steps(),
             "best": self._best(),
-            "seconds": {**{key: round(value, 2) for key, value in self.seconds.items()}, "total": round(time.monotonic() - self.began, 2)},
+            "seconds": self._seconds(),
             "latent": self._latent(),
             "skipped_steps": skipped,
             "peak_memory_mib": round(environment.peak_memory_mib(), 1),
@@ -237,7 +267,7 @@ def training_rows(log: Log, needs: DataNeeds, cfg: DataConfig) -> HostRows:
     if needs.reward == "return-range":
         unit = float(np.ptp(log.returns)) / 1000 if len(log.returns) else 0.0
     elif needs.reward == "max":
-        unit = float(log.rewards.max())
+        unit = float(np.abs(log.rewards).max())
     scaler = log.scaler(cfg.standardise and needs.standardise)
     scale = needs.reward_scale / unit if unit > 0 else needs.reward_scale  # all returns equal: nothing to divide by
     return HostRows(log, scaler, scale, needs.reward_shift + cfg.reward_shift, needs.next_action)

@@ -18,9 +18,9 @@ RETURNS_HEADER = ("stage_index", "stage", "step", "seed", "policy", "episode", "
 class Table:
     """A tidy table whose first column is the stage's index and whose third is the step within the stage."""
 
-    def __init__(self, path: Path, header: Sequence[str]) -> None:
+    def __init__(self, path: Path, header: Sequence[str], rows: Sequence[tuple[Any, ...]] = ()) -> None:
         self.path, self.header = path, tuple(header)
-        self.rows: list[tuple[Any, ...]] = []
+        self.rows = list(rows)
 
     def add(self, *row: Any) -> None:
         self.rows.append(row)

@@ -44,7 +44,7 @@ class Robot(NamedTuple):
 
 
 ROBOTS = {
-    "hopper": Robot("Hopper-v5", (20_000, 40_000), 200_000, (-20, 3234)),
+    "hopper": Robot("Hopper-v5", tuple(range(10_000, 170_001, 10_000)), 180_000, (-20, 3234)),
     "halfcheetah": Robot("HalfCheetah-v5", (10_000, 20_000, 30_000, 35_000, *range(40_000, 100_001, 10_000)), 140_000, (-280, 12135)),
     "walker2d": Robot("Walker2d-v5", (20_000, 40_000), 300_000, (2, 4592)),
 }

@@ -113,7 +113,7 @@ def contrast(envs: Sequence[gymnasium.Env], expert: Behaviour, rng: np.random.Ge
     """Mean returns of uniformly random actions and of `expert`, one episode in each of `envs`."""
     chance = Uniform(envs[0].action_space.shape[0], rng)
     return {
-        name: float(roll(envs, behaviour, len(envs), rng, keys)["rewards"].sum() / len(envs))
+        name: float(roll(envs, behaviour, len(envs), rng, keys)["rewards"].sum(dtype=np.float64) / len(envs))
         for name, behaviour in (("random", chance), ("expert", expert))
     }
 

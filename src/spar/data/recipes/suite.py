@@ -43,7 +43,7 @@ def make(name: str, out: Path, say: Callable[[str], None] = print, snapshots: Pa
     return out
 
 
-def write_references(out: Path, say: Callable[[str], None] = print, episodes: int = 100, snapshots: Path = collectors.SNAPSHOTS) -> None:
+def write_references(out: Path, say: Callable[[str], None] = print, episodes: int = 50, snapshots: Path = collectors.SNAPSHOTS) -> None:
     """The file `out` (JSON): mean returns of random actions and of the best that leads to the goal here, for each maze."""
     table = {}
     for recipe in RECIPES.values():

@@ -1,0 +1,96 @@
+"""`spar compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spar import registry
+from spar.cli.common import arg, parse
+from spar.runs.config import BUDGETS, PAPER_SEEDS, Budget, EvalConfig
+from spar.trainer import Settings
+from spar.types import SparError
+
+DEFAULT_ALGOS = ("spar-mlp", "spar-proj", "bc", "td3bc", "iql")
+
+
+def compare(argv: Sequence[str], console: Console) -> None:
+    """Train several algorithms on one log with equal data, steps and seeds, and put their returns side by side. The same command with
+    the same --out goes on where it was cut off, and finished runs stay."""
+
+    def arguments(
+        dataset: Annotated[
+            tyro.conf.Positional[str], arg("a dataset's name (`spar data list`) or file", metavar="[DATASET]")
+        ] = "hopper-replay",
+        algos: Annotated[tuple[str, ...], arg("of " + ", ".join(registry.ALGOS), metavar="NAME [NAME ...]")] = DEFAULT_ALGOS,
+        seeds: Annotated[tuple[int, ...], arg("training seeds", metavar="INT [INT ...]")] = PAPER_SEEDS,
+        steps_anchor: Annotated[int | None, arg("updates of SPAR's Stage I; default: the budget's", metavar="INT")] = None,
+        steps_residual: Annotated[int | None, arg("updates of its Stage II; competitors take both together", metavar="INT")] = None,
+        budget: Annotated[Budget, arg("as in `spar train`, without its seeds")] = "quick",
+        env: Annotated[str | None, arg("gymnasium environment to evaluate in, where the data does not name one", metavar="ID")] = None,
+        episodes: Annotated[int | None, arg("final evaluation episodes for each seed", metavar="INT")] = None,
+        eval_every: Annotated[int | None, arg("updates between evaluations during training; default: the budget's", metavar="INT")] = None,
+        eval_episodes: Annotated[int, arg("episodes in each of those")] = EvalConfig.episodes,
+        log_every: Annotated[int | None, arg("updates between signs of life; default: the budget's", metavar="INT")] = None,
+        batch_size: Annotated[int, arg("rows drawn for one update")] = Settings.batch_size,
+        out: Annotated[
+            Path | None, arg("the folder, by default a dated one under runs/; one that was begun goes on", metavar="DIR")
+        ] = None,
+    ) -> None:
+        means = BUDGETS[budget]
+        settings = {
+            "seeds": seeds,
+            "steps_anchor": steps_anchor,
+            "steps_residual": steps_residual,
+            "budget": budget,
+            "env": env,
+            "episodes": episodes,
+            "eval": EvalConfig(means.eval_every if eval_every is None else eval_every, eval_episodes),
+            "loop": Settings(batch_size, means.log_every if log_every is None else log_every),
+        }
+        _compare(console, dataset, algos, settings, out, shlex.join(["spar", "compare", *argv]))
+
+    parse(arguments, argv, "spar compare", compare.__doc__)
+
+
+def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dict[str, Any], out: Path | None, command: str) -> None:
+    from spar import api
+    from spar.data import catalog
+    from spar.report import compare as report
+    from spar.report import page
+    from spar.runs import compare as runs
+
+    if not algos or len(set(algos)) != len(algos):
+        raise SparError(f"--algos are {' '.join(algos) or 'none'}; give one or more different names")
+    cfgs = [api.configure(dataset, algo, **settings) for algo in algos]
+    log = catalog.load(dataset, tier=cfgs[0].data.tier)
+    env = api.environment_for(cfgs[0], log)
+    cfgs = [dataclasses.replace(cfg, env=env) for cfg in cfgs]
+    folder = out or api.default_folder(log.name, "compare")
+    failed: dict[str, str] = {}
+    with report.Board(console) as board:
+        board.say(f"{folder}: the same command with --out {folder} goes on from here if it is cut off")
+        for algo, why in runs.execute(folder, cfgs, log, board):
+            if why:
+                failed[algo] = why
+            elif not (folder / algo / "report.html").is_file():
+                page.write(folder / algo)
+    document = runs.summarise(folder, failed, command, algos)
+    path = report.write(folder)
+    header, rows = report.table(document)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, title in enumerate(header):
+        table.add_column(title, justify="right" if i else "left")
+    for cells in rows:
+        table.add_row(*cells)
+    Console(width=max(console.width, 140), file=console.file).print(table)
+    for note in report.notes(document):
+        console.print(note, soft_wrap=True)
+    console.print(f"\npage   {path}\ntable  {folder / 'comparison.md'}", soft_wrap=True)

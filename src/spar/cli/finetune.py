@@ -1,0 +1,71 @@
+"""`spar finetune RUN --steps N`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from spar.cli.common import arg, parse
+from spar.data import catalog
+from spar.online.loop import Settings
+from spar.report.console import Display
+from spar.runs import experiment
+from spar.types import SparError
+
+
+def arguments(run: Path | None) -> type:
+    """The dataclass that tyro turns into flags; with a run, its algorithm's own settings too, as they were offline."""
+    notes = {f.name: f for f in dataclasses.fields(Settings)}
+    table: list[tuple[str, Any, str, Any, dict[str, Any]]] = [
+        ("run", tyro.conf.Positional[Path], "a finished run directory", run or dataclasses.MISSING, {"metavar": "RUN"}),
+        ("steps", int, "environment steps of each seed, one update after each", dataclasses.MISSING, {}),
+        ("env", str | None, "gymnasium environment to live in; default: the run's own", None, {"metavar": "ID"}),
+        ("out", Path | None, "the new folder, by default a dated one beside the run", None, {"metavar": "NEW"}),
+        ("seeds", tuple[int, ...] | None, "which of the run's seeds; default: all", None, {"metavar": "INT [INT ...]"}),
+        ("eval_every", int, "steps between evaluations; 0: before and after alone", 5000, {}),
+        ("episodes", int | None, "episodes of each evaluation; default: the run's", None, {}),
+        ("block", int, "environment steps between dispatches, as many updates follow in one", notes["block"].default, {}),
+        ("noise", float, "exploration: standard deviation on actions in [-1, 1]", notes["noise"].default, {}),
+        ("new_share", float | None, "share of lived rows in every batch; default: all rows, logged or lived, are equally likely", None, {}),
+    ]  # fmt: skip
+    if run is not None:
+        config = experiment.read_config(run).config
+        table.append(("config", type(config), "", config, {"name": "", "prefix_name": False}))
+    fields: list[Any] = []
+    for name, kind, help, value, more in sorted(table, key=lambda row: row[3] is not dataclasses.MISSING):
+        default = dataclasses.field() if value is dataclasses.MISSING else dataclasses.field(default=value)
+        fields.append((name, Annotated[kind, arg(help, **more)], default))
+    return dataclasses.make_dataclass("Finetune", fields, kw_only=True)
+
+
+def finetune(argv: Sequence[str], console: Console) -> None:
+    """Go on training a finished run in a real environment, with its log and what is lived there in one replay buffer. RUN comes first."""
+    from spar.report import finetune as report
+    from spar.runs import finetune as online
+
+    run = Path(argv[0]) if argv and not argv[0].startswith("-") else None
+    settings = vars(parse(arguments(run), argv, "spar finetune", finetune.__doc__))
+    if run is None:
+        raise SparError("spar finetune: give the run directory first: `spar finetune RUN --steps N`")
+    out = settings.pop("out") or Path(f"{run}-online-{datetime.now():%Y%m%d-%H%M%S}")
+    cfg = online.configure(settings.pop("run"), settings.pop("steps"), **settings)
+    offline = experiment.read_config(run)
+    try:
+        with Display(console) as display:
+            summary = online.execute(cfg, out, catalog.load(offline.dataset, tier=offline.data.tier), display)
+    except KeyboardInterrupt:
+        print(
+            f"spar: interrupted; {out} keeps the curve so far, but fine-tuning is not resumed: begin again with another --out",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+    report.draw(out, summary)
+    report.show(console, summary)
+    console.print(f"\nplots   {out / 'plots'}\npolicy  {out / 'policy'}\n{summary['seconds']['total']:.0f} s", soft_wrap=True)

@@ -1,0 +1,91 @@
+"""What several algorithms share of their first stage, trained once: state and tables under a hash of everything that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from spar import files, trainer
+from spar.runs import environment, tables
+from spar.runs.config import RunConfig, to_dict
+from spar.runs.tables import Table
+from spar.trainer import Guard, Position, Snapshot
+from spar.types import Algo, SparError
+
+DECIDING = ("env", "seeds", "loop", "needs", "data", "eval")  # fields of RunConfig, beside the configuration of the shared parts
+
+
+class Entry(NamedTuple):
+    """What `Cache.recall` finds."""
+
+    snapshot: Snapshot
+    metrics: list[tuple[Any, ...]]
+    returns: list[tuple[Any, ...]]
+    algo: str  # who trained it
+    seconds: float  # how long that took
+
+
+class Cache:
+    """The place in `folder` for the first stage of one run; `end` is where that stage ends."""
+
+    def __init__(self, folder: Path, algo: Algo, cfg: RunConfig, fingerprint: str) -> None:
+        self.algo, self.end = algo, Position(0, trainer.stage_steps(algo, cfg.steps_anchor, cfg.steps_residual)[0])
+        self.decided_by = self._decided_by(cfg, fingerprint)
+        text = json.dumps(self.decided_by, sort_keys=True)
+        self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def recall(self, fresh: Snapshot) -> Entry | None:
+        """The end of the first stage, in `fresh` where it says nothing; None where nobody has trained it.
+
+        Raises SparError when what was kept cannot be read.
+        """
+        if not self.path.is_dir():
+            return None
+        try:
+            arrays = load_file(self.path / "state.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise SparError(f"{self.path / 'state.safetensors'}: cannot be read ({error}); delete its folder to train it again") from None
+        paths, structure = jax.tree_util.tree_flatten_with_path(self._shared(fresh))
+        tree = jax.tree.unflatten(structure, [jnp.asarray(arrays[jax.tree_util.keystr(path)]) for path, _ in paths])
+        guard = Guard(**tree.pop("guard"))
+        about = json.loads((self.path / "about.json").read_text())
+        return Entry(
+            Snapshot(self.end, fresh.state._replace(**tree), guard),
+            list(tables.read(self.path / "metrics.csv", tables.METRICS_HEADER)),
+            list(tables.read(self.path / "returns.csv", tables.RETURNS_HEADER)),
+            about["algo"],
+            about["seconds"],
+        )
+
+    def keep(self, snapshot: Snapshot, written: Sequence[Table], seconds: float) -> None:
+        """Leave the end of the first stage and the tables up to it, whole or not at all; what is there already stays."""
+        if self.path.exists():
+            return
+        leaves = jax.tree_util.tree_leaves_with_path(self._shared(snapshot))
+        with files.new_folder(self.path) as new:
+            save_file({jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}, new / "state.safetensors")
+            for table in written:
+                Table(new / table.path.name, table.header, table.rows).write()
+            files.write_json(new / "about.json", {"algo": self.algo.name, "seconds": round(seconds, 2), "decided_by": self.decided_by})
+
+    def _shared(self, snapshot: Snapshot) -> dict[str, Any]:
+        return {**{field: getattr(snapshot.state, field) for field, _ in self.algo.shares}, "guard": snapshot.guard._asdict()}
+
+    def _decided_by(self, cfg: RunConfig, fingerprint: str) -> dict[str, Any]:
+        stage, document = self.algo.stages[0], to_dict(cfg)
+        return {
+            "dataset": fingerprint,
+            "stage": [stage.name, stage.update.__module__, stage.update.__qualname__, self.end.step],
+            "parts": {field: document["config"][part] for field, part in self.algo.shares},
+            **{field: document[field] for field in DECIDING},
+            **environment.describe(),
+        }
