@@ -222,17 +222,16 @@ def test_lambda_begins_anew_online(tuned: Path) -> None:
 
 
 def test_updates_that_are_not_finite_are_skipped_then_stop(runs: dict[str, Path]) -> None:
-    policy, cfg, algo = deploy.load(runs["spot"]), tiny("spot"), registry.get("spot")
-    rows = HostRows(pendulum_log(), policy.scaler, reward_scale=1e38)  # its square is not finite
-    state = trainer.start(algo, cfg, rows.log.spec, (0,)).state
-    settings = trainer.Settings(batch_size=32, max_consecutive_errors=10)
-    stage = loop.online_stage(algo, cfg, algo.data)
-    learner = loop.Loop(algo, stage, cfg, loop.Settings(40, block=5), settings, rows, ENV, (0,), state, [policy])
-    moments = []
+    offline, algo = experiment.read_config(runs["spot"]), registry.get("spot")
+    cfg, policies = dataclasses.replace(offline.config, online_steps=100), [deploy.load(runs["spot"], seed) for seed in SEEDS]
+    rows = HostRows(pendulum_log(), policies[0].scaler, reward_scale=1e38)  # its square is not finite
+    state = trainer.start(algo, cfg, rows.log.spec, SEEDS).state
+    stage, settings = loop.online_stage(algo, cfg, algo.data), loop.Settings(STEPS, block=20)
+    learner = loop.Loop(algo, stage, cfg, settings, offline.loop, rows, ENV, SEEDS, state, policies)
     with pytest.raises(trainer.Halted, match=r"seed 0: 10 updates in a row .* from step 0 on"):
-        moments.extend(learner.run())
+        next(learner.run())
     learner.close()
-    assert [int(moment.guard.skipped[0]) for moment in moments] == [5]
+    assert learner.guard.skipped.tolist() == [20, 20]
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(learner.state), strict=True))
 
 

@@ -43,10 +43,11 @@ class Robot(NamedTuple):
     scale: tuple[int, int]  # D4RL's reference returns: random, expert
 
 
+WALKER = (10_000, 20_000, *range(50_000, 350_001, 50_000), 380_000, *range(400_000, 440_001, 20_000), *range(450_000, 490_001, 10_000))
 ROBOTS = {
     "hopper": Robot("Hopper-v5", tuple(range(10_000, 170_001, 10_000)), 180_000, (-20, 3234)),
-    "halfcheetah": Robot("HalfCheetah-v5", (10_000, 20_000, 30_000, 35_000, *range(40_000, 100_001, 10_000)), 140_000, (-280, 12135)),
-    "walker2d": Robot("Walker2d-v5", (20_000, 40_000), 300_000, (2, 4592)),
+    "halfcheetah": Robot("HalfCheetah-v5", (10_000, 20_000, 30_000, 35_000, *range(40_000, 100_001, 10_000)), 190_000, (-280, 12135)),
+    "walker2d": Robot("Walker2d-v5", WALKER, 590_000, (2, 4592)),
 }
 
 
