@@ -37,13 +37,12 @@ def reference(env_id: str | None) -> tuple[float, float] | None:
     """(random, expert) returns of the task behind a gymnasium id such as `Hopper-v5`, or None."""
     if env_id is None:
         return None
-    if env_id in measured():
-        return measured()[env_id]["random"], measured()[env_id]["expert"]
     name = env_id.split("/")[-1].rsplit("-v", 1)[0]
-    return next(
-        (REFERENCES[known] for known in (name, name.removesuffix("_Diverse_GR"), name.removesuffix("_Diverse_G")) if known in REFERENCES),
-        None,
-    )
+    for known in (name, name.removesuffix("_Diverse_GR"), name.removesuffix("_Diverse_G")):
+        if known in REFERENCES:
+            return REFERENCES[known]
+    own = measured().get(env_id)
+    return (own["random"], own["expert"]) if own else None
 
 
 def normalise(env_id: str | None, returns: np.ndarray) -> np.ndarray | None:
