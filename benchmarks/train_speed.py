@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="updates in a measured dispatch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3], help="how many seeds side by side")
-    parser.add_argument("--algos", nargs="+", default=[name for name, algo in registry.ALGOS.items() if hasattr(algo.default, "gate")])
+    parser.add_argument("--algos", nargs="+", default=[name for name, algo in registry.ALGOS.items() if algo.gated])
     parser.add_argument("--json", help="also write the records to this file")
     arguments = parser.parse_args()
     log = catalog.load("hopper-replay")

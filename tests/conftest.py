@@ -22,7 +22,7 @@ from spar.data.episodes import Log
 from spar.data.rows import from_rows
 from spar.data.sources import d4rl
 
-GATED = [name for name, algo in registry.ALGOS.items() if hasattr(algo.default, "gate")]  # SPAR's variants; the others: test_baselines.py
+GATED = [name for name, algo in registry.ALGOS.items() if algo.gated]  # SPAR's variants; the others: test_baselines.py
 
 
 def plant_rows(steps: int = 600, seed: int = 0) -> dict[str, np.ndarray]:

@@ -364,5 +364,3 @@ def test_presets_of_tasks() -> None:
     assert presets.preset_for("iql", "antmaze-large-diverse").config.expectile == 0.9
     assert presets.preset_for("iql", "hopper-medium").data.reward == "return-range"
     assert presets.preset_for("spar-mlp", "hopper-medium") is None
-    narrow = presets.same_widths(registry.get("bcq").default)
-    assert narrow.actor.hidden == narrow.critic.hidden == narrow.cvae.hidden == (256, 256)

@@ -322,8 +322,6 @@ def test_the_page_about_your_own_data_is_true(tmp_path: Path, monkeypatch: pytes
     listed = set(re.findall(r"^\| `\[?(\w+)", text, re.M))
     known = {f.name for f in dataclasses.fields(Mapping)} - {"source", "action_low", "action_high", "observation_keys", "episode_returns"}
     assert listed == known
-    if "data" not in cli.COMMANDS:
-        pytest.skip("no `spar data` yet")
     for line in commands.strip().splitlines():
         words = line.split("#")[0].split()[1:]
         more = ["--steps-anchor", "20", "--steps-residual", "20", *TINY_FLAGS] if words[0] == "train" else []

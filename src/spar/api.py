@@ -116,7 +116,7 @@ def configure(
     published = baselines.preset_for(algo, preset.task if preset else dataset)
     if config is None:
         config = published.config if published else registry.get(algo).default
-        if preset and published is None and hasattr(config, "gate"):
+        if preset and published is None and registry.get(algo).gated:
             config = preset.config(algo)
         if hasattr(config, "critic"):
             config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak))

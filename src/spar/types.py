@@ -103,3 +103,8 @@ class Algo:
     inform: Callable[..., State] | None = None
     online: Callable[..., tuple[State, Metrics]] | None = None
     shares: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def gated(self) -> bool:
+        """Whether its policy corrects an anchor through a gate: its configuration then has one."""
+        return hasattr(self.default, "gate")

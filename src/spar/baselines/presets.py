@@ -122,11 +122,3 @@ def preset_for(algo: str, task: str | None) -> Preset | None:
     if algo == "spot" and task in SPOT_LAMBDA:
         preset = dataclasses.replace(preset, config=_edit(preset.config, lam=SPOT_LAMBDA[task]))
     return preset
-
-
-def same_widths(config: Config, hidden: tuple[int, ...] = (256, 256)) -> Config:
-    """`config` with every network at the widths `hidden`: for a comparison at equal sizes."""
-    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return dataclasses.replace(
-        config, **{name: dataclasses.replace(part, hidden=hidden) for name, part in parts.items() if hasattr(part, "hidden")}
-    )

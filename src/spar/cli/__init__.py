@@ -1,4 +1,4 @@
-"""The command line: `spar train | compare | data | evaluate | diagnose | report | algos | presets`."""
+"""The command line: `spar train | finetune | compare | data | evaluate | diagnose | report | algos | presets`."""
 
 from __future__ import annotations
 

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from spar import registry, trainer
+from spar.runs.config import RunConfig
 from spar.trainer import Guard, Position, Snapshot
+from spar.types import SparError, Spec, State
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
@@ -48,3 +52,25 @@ class Checkpoints:
                 return Position(stage, count)
             count -= total
         raise ValueError(f"checkpoint beyond the end: {count} steps too many")
+
+
+def last_state(run: Path, cfg: RunConfig, spec: Spec, seeds: Sequence[int]) -> State:
+    """The chosen seeds of the last checkpoint of the run directory `run`, optimiser states included.
+
+    Raises SparError when the run directory holds no checkpoint.
+    """
+    algo, folder = registry.get(cfg.algo), run / "checkpoints"
+    if not folder.is_dir():
+        raise SparError(f"{run}: no checkpoints here; this goes on from the run's last one, train the run again")
+    fresh = jax.eval_shape(lambda: trainer.start(algo, cfg.config, spec, cfg.seeds))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), fresh)
+    checkpoints = Checkpoints(folder, trainer.stage_steps(algo, cfg.steps_anchor, cfg.steps_residual))
+    try:
+        snapshot = checkpoints.latest(like)
+    finally:
+        checkpoints.close()
+    if snapshot is None:
+        raise SparError(f"{folder}: holds no complete checkpoint; train the run again")
+    index = np.asarray([cfg.seeds.index(seed) for seed in seeds])
+    return jax.tree.map(lambda leaf: leaf[index], snapshot.state)

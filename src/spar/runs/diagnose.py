@@ -18,10 +18,10 @@ from spar.diagnose import calibration, conflict, deferral, geometry, support, tr
 from spar.evaluate import offline
 from spar.evaluate.environments import EnvConfig
 from spar.method import gate
-from spar.runs.checkpoint import Checkpoints
+from spar.runs.checkpoint import last_state
 from spar.runs.config import RunConfig
 from spar.runs.experiment import LATER_SEED, Listener, Silent, describe_log, read_config, read_summary, training_rows
-from spar.types import SparError, Spec, State
+from spar.types import SparError, Spec
 
 FOLDER, DOCUMENT, POINTS = "diagnosis", "diagnosis.json", "points.npz"
 STATES = 4000  # logged states that policies are asked on
@@ -86,7 +86,7 @@ class _Subject:
     def __init__(self, run: Path, log: Log, settings: Settings) -> None:
         summary, self.cfg, self.settings = read_summary(run), read_config(run), settings
         self.algo = registry.get(self.cfg.algo)
-        if not hasattr(self.cfg.config, "gate"):
+        if not self.algo.gated:
             raise SparError(f"{run}: '{self.cfg.algo}' has no anchor and no gate; a diagnosis is of a run of one of SPAR's variants")
         if summary["dataset"]["fingerprint"] != log.fingerprint:
             raise SparError(
@@ -99,7 +99,7 @@ class _Subject:
         self.has_heldout, self.other = heldout is not None, heldout or self.training
         self.rows = training_rows(self.training, self.cfg.needs, self.cfg.data)
         self.policies = {seed: deploy.load(run, seed) for seed in self.seeds}
-        self.state = _restore(run, self.cfg, log.spec, self.seeds)
+        self.state = last_state(run, self.cfg, log.spec, self.seeds)
         stage = self.algo.stages[-1]
         self.columns = trainer.prepare(stage, self.cfg.config, self.state, self.rows)
         self.env = self._environment(log.spec) if settings.episodes else None
@@ -163,22 +163,6 @@ def _chosen(run: Path, cfg: RunConfig, seeds: Sequence[int] | None) -> tuple[int
     if not chosen or set(chosen) - set(cfg.seeds):
         raise SparError(f"{run}: seeds are {list(chosen)}; choose among {', '.join(map(str, cfg.seeds))}")
     return chosen
-
-
-def _restore(run: Path, cfg: RunConfig, spec: Spec, seeds: Sequence[int]) -> State:
-    """The chosen seeds of the run's last checkpoint, optimiser states included."""
-    algo, folder = registry.get(cfg.algo), run / "checkpoints"
-    if not folder.is_dir():
-        raise SparError(f"{run}: no checkpoints here; the gradient conflict is measured from the last one, train the run again")
-    checkpoints = Checkpoints(folder, trainer.stage_steps(algo, cfg.steps_anchor, cfg.steps_residual))
-    try:
-        snapshot = checkpoints.latest(trainer.start(algo, cfg.config, spec, cfg.seeds))
-    finally:
-        checkpoints.close()
-    if snapshot is None:
-        raise SparError(f"{folder}: holds no complete checkpoint; train the run again")
-    index = np.asarray([cfg.seeds.index(seed) for seed in seeds])
-    return jax.tree.map(lambda leaf: leaf[index], snapshot.state)
 
 
 def _agree(recommended: Sequence[str]) -> str:

@@ -186,8 +186,7 @@ class _Experiment:
 
     def _evaluate_now(self, stage: Stage, index: int, step: int, state: State) -> None:
         """Evaluation during training: the anchor in Stage I, the gated policy after it, on few episodes."""
-        gated = hasattr(self.cfg.config, "gate")
-        variant = "anchor" if stage.budget == "anchor" and gated else "policy"
+        variant = "anchor" if stage.budget == "anchor" and self.algo.gated else "policy"
         began, means = time.monotonic(), []
         for seed, policy in self._policies(state).items():
             measured = offline.measure(policy, self.heldout or self.training)

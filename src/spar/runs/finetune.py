@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from spar import files, registry, trainer
+from spar import files, registry
 from spar.data import memory
 from spar.data.episodes import HostRows, Log
 from spar.deploy import policy as deploy
@@ -20,10 +19,10 @@ from spar.evaluate import rollout, scores, stats
 from spar.evaluate.environments import EnvConfig
 from spar.online import loop as online
 from spar.runs import environment, tables
-from spar.runs.checkpoint import Checkpoints
+from spar.runs.checkpoint import last_state
 from spar.runs.config import RunConfig, to_dict
 from spar.runs.experiment import FINAL_SEED, Listener, Silent, describe_log, read_config, read_summary, roll, training_rows
-from spar.types import SparError, Spec, State
+from spar.types import SparError
 
 CURVE_HEADER = ("step", "seed", "return_mean", "return_std", "normalised", "acceptance")
 EPISODES_HEADER = ("seed", "step", "return", "length", "terminated")
@@ -84,7 +83,7 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
     stage = online.online_stage(algo, cfg.config, offline.needs)
     rows = _rows(run, offline, log)
     evaluator = rollout.Evaluator(cfg.env, log.spec)
-    state = _restore(run, offline, log.spec, cfg.seeds)
+    state = last_state(run, offline, log.spec, cfg.seeds)
     policies = [deploy.load(run, seed) for seed in cfg.seeds]
     learner = online.Loop(algo, stage, cfg.config, cfg.settings, offline.loop, rows, cfg.env, cfg.seeds, state, policies)
     with files.new_folder(out) as new:
@@ -121,25 +120,6 @@ def _rows(run: Path, offline: RunConfig, log: Log) -> HostRows:
         raise SparError(f"{log.source or log.name}: the replay buffer must fit on the device ({plan.text}); fine-tune from a smaller log")
     trained = training_rows(log.split(offline.data.holdout)[0], offline.needs, offline.data)
     return HostRows(log, trained.scaler, float(trained.reward_scale), float(trained.reward_shift))
-
-
-def _restore(run: Path, offline: RunConfig, spec: Spec, seeds: Sequence[int]) -> State:
-    """The chosen seeds of the run's last checkpoint, optimiser states included."""
-    algo, folder = registry.get(offline.algo), run / "checkpoints"
-    if not folder.is_dir():
-        raise SparError(f"{run}: no checkpoints here; fine-tuning goes on from the offline run's last one, train it again")
-    fresh = jax.eval_shape(lambda: trainer.start(algo, offline.config, spec, offline.seeds))
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), fresh)
-    checkpoints = Checkpoints(folder, trainer.stage_steps(algo, offline.steps_anchor, offline.steps_residual))
-    try:
-        snapshot = checkpoints.latest(like)
-    finally:
-        checkpoints.close()
-    if snapshot is None:
-        raise SparError(f"{folder}: holds no complete checkpoint; train the run again")
-    index = np.asarray([offline.seeds.index(seed) for seed in seeds])
-    return jax.tree.map(lambda leaf: leaf[index], snapshot.state)
 
 
 class _Record:
