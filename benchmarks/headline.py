@@ -10,32 +10,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import page
+
 from spar.report import plots
 from spar.report.console import ROWS, percent, verdict
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
     """The block between the marks, in Markdown."""
-    lines = [
-        "![returns of the log, the anchor, and SPAR](docs/gain.png)",
-        "",
-        "| | return | 95 % interval | normalised | gate accepts |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for key, label in ROWS.items():
         row, accepts = summary["intervals"][key], percent(summary["gate"]["acceptance"]) if key == "policy" else ""
         score = summary["normalised"][key]
-        lines.append(f"| {label} | {row['mean']:.0f} | [{row['low']:.0f}, {row['high']:.0f}] | {score:.1f} | {accepts} |")
+        rows.append((label, f"{row['mean']:.0f}", f"[{row['low']:.0f}, {row['high']:.0f}]", f"{score:.1f}", accepts))
     command = f"spar train --seeds {' '.join(map(str, summary['seeds']))} --episodes {len(summary['returns']['policy'][0])}"
     data, steps, episodes = summary["dataset"], summary["steps"], len(summary["returns"]["policy"][0])
-    lines += [
+    lines = [
+        "![returns of the log, the anchor, and SPAR](docs/gain.png)",
+        "",
+        page.table(("", "return", "95 % interval", "normalised", "gate accepts"), rows),
         "",
         f"{verdict(summary)} `{command}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']},",
         f"{steps['anchor']:,} + {steps['residual']:,} updates, last checkpoint, {episodes} episodes, commit {environment['commit'][:7]}.",
@@ -49,12 +46,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
     for name in ("summary", "config", "environment"):
-        shutil.copyfile(run / f"{name}.json", ROOT / "results" / f"headline-{name}.json")
+        shutil.copyfile(run / f"{name}.json", page.ROOT / "results" / f"headline-{name}.json")
     summary, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("summary", "environment"))
-    plots.final_returns(summary).savefig(ROOT / "docs" / "gain.png", dpi=110, bbox_inches="tight")
-    readme = ROOT / "README.md"
-    block = f"<!-- headline -->\n{table(summary, environment)}\n<!-- /headline -->"
-    readme.write_text(re.sub(r"<!-- headline -->.*<!-- /headline -->", lambda _: block, readme.read_text(), flags=re.S))
+    plots.final_returns(summary).savefig(page.ROOT / "docs" / "gain.png", dpi=110, bbox_inches="tight")
+    page.put(page.ROOT / "README.md", "headline", table(summary, environment))
 
 
 if __name__ == "__main__":

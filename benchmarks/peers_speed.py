@@ -1,6 +1,6 @@
 """Updates per second of TD3+BC, IQL and CQL here and in d3rlpy, in one run: same networks, batch, data and cores.
 
-    taskset -c 0 python benchmarks/peers_speed.py [--algos td3bc iql cql] [--updates 300] [--rounds 3] [--json FILE]
+    taskset -c 0 python benchmarks/peers_speed.py [--algos td3bc iql cql] [--updates 300] [--rounds 3] [--json FILE] [--docs]
 
 Needs d3rlpy 2.8.0 and torch. Absolute numbers mean little on a shared machine; read the ratios. The two take turns, `rounds` times, and
 medians are reported. Ours draws its batches from the data on the device, as in training, `updates` in one dispatch. Theirs is measured
@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(CORES))
 
 import d3rlpy  # noqa: E402
 import jax  # noqa: E402
+import page  # noqa: E402
 import torch  # noqa: E402
 from d3rlpy.models import VectorEncoderFactory  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -109,6 +110,22 @@ def measure(algo: str, log: Log, updates: int, rounds: int) -> dict[str, Any]:
     return {"algo": algo, **middle, **ratios, "rounds": found}
 
 
+HEADER = ("algorithm", "here, updates/s", "d3rlpy, updates/s", "ratio", "d3rlpy on one batch", "ratio")
+
+
+def cells(record: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        record["algo"], f"{record['ours']:.0f}", f"{record['theirs']:.0f}", f"{record['ratio']:.2f}",
+        f"{record['theirs_fixed_batch']:.0f}", f"{record['ratio_fixed_batch']:.2f}",
+    )  # fmt: skip
+
+
+def markdown(document: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    about = f"Batch {document['batch']}, networks {' x '.join(map(str, document['hidden']))}, {document['cores']} cores; {versions}."
+    return f"{page.table(HEADER, map(cells, document['records']))}\n\n{about}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--algos", nargs="+", default=list(THEIRS), choices=list(THEIRS))
@@ -123,18 +140,18 @@ def main() -> None:
     log = catalog.load("hopper-replay")
     records = [measure(algo, log, arguments.updates, arguments.rounds) for algo in arguments.algos]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("algo", "ours, updates/s", "d3rlpy, updates/s", "ratio", "d3rlpy on one batch", "ratio"):
-        table.add_column(title, justify="left" if title == "algo" else "right")
-    for r in records:
-        table.add_row(
-            r["algo"], f"{r['ours']:.0f}", f"{r['theirs']:.0f}", f"{r['ratio']:.2f}",
-            f"{r['theirs_fixed_batch']:.0f}", f"{r['ratio_fixed_batch']:.2f}",
-        )  # fmt: skip
+    for title in HEADER:
+        table.add_column(title, justify="left" if title == HEADER[0] else "right")
+    for record in records:
+        table.add_row(*cells(record))
     Console().print(table)
+    versions = {"jax": jax.__version__, "torch": torch.__version__, "d3rlpy": d3rlpy.__version__}
+    document = {"cores": CORES, "batch": BATCH, "hidden": HIDDEN, "versions": versions, "records": records}
     if arguments.json:
-        versions = {"jax": jax.__version__, "torch": torch.__version__, "d3rlpy": d3rlpy.__version__}
         with arguments.json.open("x") as file:
-            json.dump({"cores": CORES, "batch": BATCH, "hidden": HIDDEN, "versions": versions, "records": records}, file, indent=2)
+            json.dump(document, file, indent=2)
+    if arguments.docs:
+        page.put(page.ROOT / "docs" / "speed.md", "peers", markdown(document))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Updates per second of every stage, beside this machine's matmul ceiling and beside one dispatch a step, all in one run.
 
-    python benchmarks/train_speed.py [--steps 300] [--seeds 1 3] [--algos spar-mlp ...]
+    python benchmarks/train_speed.py [--steps 300] [--seeds 1 3] [--algos spar-mlp ...] [--docs]
 
 Absolute numbers mean little on a shared machine; read the ratios. The ceiling is the best of two float32 products through XLA: one of
 2048^3, and ten of 256^3 side by side, which is the shape of the critics' largest layer. `share` is the stage's own arithmetic (counted
@@ -22,12 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import page
 from rich.console import Console
 from rich.table import Table
 
 from spar import ops, registry, trainer
 from spar.data import catalog
 from spar.method import anchor, critics
+from spar.runs import environment
 from spar.types import Spec, Transitions
 
 
@@ -135,6 +137,43 @@ def breakdown(rows: Transitions, rounds: int) -> dict[str, float]:
     return found
 
 
+HEADER = ("algorithm", "stage", "seeds", "updates/s", "GFLOP/update", "share of ceiling", "x one dispatch a step")
+
+
+def cells(record: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        record["algo"], record["stage"], str(record["seeds"]), f"{record['updates_per_second']:.0f}", f"{record['gflop_per_update']:.2f}",
+        f"{100 * record['share_of_ceiling']:.0f} %", f"{record['speed_up_over_one_dispatch_a_step']:.2f}",
+    )  # fmt: skip
+
+
+def sentences(document: dict[str, Any]) -> tuple[str, str]:
+    middle, low, high = (f(document["ceiling_gflops"]) for f in (np.median, min, max))
+    parts = ", ".join(f"{name} {value:.1f} ms" for name, value in document["stage_one_parts_ms"].items())
+    ceiling = f"Matmul ceiling: {middle:.0f} GFLOP/s (median; {low:.0f} to {high:.0f} during the run)."
+    return ceiling, f"One Stage I step, each part compiled alone: {parts}."
+
+
+def show(document: dict[str, Any]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in HEADER:
+        table.add_column(title, justify="left" if title in HEADER[:2] else "right")
+    for record in document["records"]:
+        table.add_row(*cells(record))
+    console, (ceiling, parts) = Console(), sentences(document)
+    console.print(ceiling)
+    console.print(table)
+    console.print(parts)
+
+
+def markdown(document: dict[str, Any]) -> str:
+    ceiling, parts = sentences(document)
+    where = document["environment"]
+    machine = f"{where['machine']['cores']} cores of {where['machine']['processor']}"
+    about = f"Commit {(where['commit'] or 'unknown')[:7]}, jax {where['versions']['jax']}, {machine}."
+    return f"{ceiling}\n\n{page.table(HEADER, map(cells, document['records']))}\n\n{parts} {about}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=300, help="updates in a measured dispatch")
@@ -142,6 +181,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3], help="how many seeds side by side")
     parser.add_argument("--algos", nargs="+", default=[name for name, algo in registry.ALGOS.items() if algo.gated])
     parser.add_argument("--json", help="also write the records to this file")
+    parser.add_argument("--docs", action="store_true", help="also put the table between the marks of docs/speed.md")
     arguments = parser.parse_args()
     log = catalog.load("hopper-replay")
     rows, ceiling, records = log.transitions(log.scaler()), Ceiling(), []
@@ -149,24 +189,18 @@ def main() -> None:
         for i, algo in enumerate(arguments.algos):
             found = measure(algo, list(range(count)), rows, arguments.steps, arguments.rounds, ceiling)
             records += found if i == 0 else found[1:]  # Stage I is the same for all
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("algo", "stage", "seeds", "updates/s", "GFLOP/update", "share of ceiling", "x one dispatch a step"):
-        table.add_column(title, justify="left" if title in ("algo", "stage") else "right")
-    for r in records:
-        table.add_row(
-            r["algo"], r["stage"], str(r["seeds"]), f"{r['updates_per_second']:.0f}", f"{r['gflop_per_update']:.2f}",
-            f"{100 * r['share_of_ceiling']:.0f} %", f"{r['speed_up_over_one_dispatch_a_step']:.2f}",
-        )  # fmt: skip
-    console = Console()
-    middle, low, high = (f(ceiling.seen) / 1e9 for f in (np.median, min, max))
-    console.print(f"matmul ceiling: {middle:.0f} GFLOP/s (median; {low:.0f} to {high:.0f} during this run)")
-    console.print(table)
-    parts = breakdown(rows, arguments.rounds)
-    console.print("one Stage I step, part by part: " + ", ".join(f"{name} {value:.1f} ms" for name, value in parts.items()))
+    document = {
+        "environment": environment.describe(),
+        "ceiling_gflops": [value / 1e9 for value in ceiling.seen],
+        "records": records,
+        "stage_one_parts_ms": breakdown(rows, arguments.rounds),
+    }
     if arguments.json:
-        document = {"ceiling_gflops": [value / 1e9 for value in ceiling.seen], "records": records, "stage_one_parts_ms": parts}
         with Path(arguments.json).open("x") as file:
             json.dump(document, file, indent=2)
+    show(document)
+    if arguments.docs:
+        page.put(page.ROOT / "docs" / "speed.md", "speed", markdown(document))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 from spar.data.blocks import Allocate, check_expansion, heap, reading
 from spar.data.episodes import Log
-from spar.data.sources import columns
+from spar.data.sources import columns, inflate
 from spar.types import SparError
 
 DAMAGE = (OSError, RuntimeError, KeyError, UnicodeDecodeError)  # how h5py speaks of damaged files
@@ -27,9 +27,8 @@ def read(
     """
     path = Path(path)
     with open_file(path) as file, reading(str(path), *DAMAGE):
-        found = {key: columns.column(str(path), key, _dataset(path, file, key), lazy) for key in columns.REQUIRED}
-        optional = [key for key in columns.OPTIONAL if key in file]
-        found |= {key: columns.column(str(path), key, _dataset(path, file, key), lazy) for key in optional}
+        present = [*columns.REQUIRED, *(key for key in columns.OPTIONAL if key in file)]
+        found = {key: columns.column(str(path), key, inflate.Column(_dataset(path, file, key)), lazy) for key in present}
         if columns.RETURNS in file:
             found[columns.RETURNS] = columns.column(str(path), columns.RETURNS, _dataset(path, file, columns.RETURNS))
         attributes = {**file.attrs, **({"env_id": env_id} if env_id else {})}
