@@ -151,7 +151,7 @@ def main() -> None:
         with arguments.json.open("x") as file:
             json.dump(document, file, indent=2)
     if arguments.docs:
-        page.put(page.ROOT / "docs" / "speed.md", "peers", markdown(document))
+        page.put(page.ROOT / "docs" / "peers.md", "speed", markdown(document))
 
 
 if __name__ == "__main__":
