@@ -69,7 +69,7 @@ def ours(algo: str, log: Log, updates: int, seeds: Sequence[int], episodes: int)
         run = api.train(
             log, algo, dataclasses.replace(cfg, **parts), out=Path(folder) / "run", seeds=seeds, episodes=episodes,
             steps_anchor=updates // 2, steps_residual=updates - updates // 2, eval=EvalConfig(every=0),
-            data=DataConfig(holdout=0.0), needs=DataNeeds(),            loop=Settings(BATCH, 500),
+            data=DataConfig(holdout=0.0), needs=DataNeeds(), loop=Settings(BATCH, 500),
         )  # fmt: skip
         return [list(map(float, row)) for row in run.summary["returns"]["policy"]]
 
