@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 from scipy import stats as scipy_stats
 
-from spar import cli, registry, trainer
+from spar import api, cli, registry, trainer
 from spar.data.sources import d4rl
 from spar.evaluate import stats
 from spar.report import compare as report
@@ -129,7 +129,7 @@ def test_what_was_cut_goes_on_and_what_was_finished_stays(compared: tuple[Path, 
 def test_what_is_shared_begins_alike() -> None:
     """All that the place of a first stage does not say: its update, the parts' beginning, and no statistics of the log."""
     sharing = [algo for algo in registry.ALGOS.values() if algo.shares]
-    assert {algo.name for algo in sharing} == {"spar-mlp", "spar-cvae", "spar-plas", "spar-proj"}
+    assert {algo.name for algo in sharing} == {"spar-mlp", "spar-cvae", "spar-plas", "spar-proj", "spar-flow"}
     assert all(algo.inform is None and algo.stages[0] is sharing[0].stages[0] and algo.shares == sharing[0].shares for algo in sharing)
     one, two = (trainer.start(registry.get(name), tiny(name), LOG.spec, (3, 8)).state for name in ("spar-mlp", "spar-plas"))
     for field, _ in sharing[0].shares:
@@ -160,14 +160,14 @@ def test_a_damaged_place_is_one_line(compared: tuple[Path, list[str]], tmp_path:
     ((_, why),) = run(tmp_path, [config("spar-mlp")])
     assert "state.safetensors: cannot be read" in why and "delete its folder" in why
     with pytest.raises(SparError, match=r"every algorithm failed; .*cannot be read"):
-        compare.summarise(tmp_path, {"spar-mlp": why}, "spar compare", ["spar-mlp"])
+        compare.summarise(tmp_path, {"spar-mlp": why}, "spar compare", ["spar-mlp"], "equal")
 
 
 def test_an_algorithm_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
     spoiled = config("bc", config=tiny("bc", actor={"learning_rate": float("nan")}), eval=EvalConfig(every=0))
     failed = {name: why for name, why in run(tmp_path, [spoiled, config("bc10")]) if why}
     assert list(failed) == ["bc"]
-    document = compare.summarise(tmp_path, failed, "spar compare", ["bc", "bc10"])
+    document = compare.summarise(tmp_path, failed, "spar compare", ["bc", "bc10"], "equal")
     report.write(tmp_path)
     assert [row["label"] for row in document["rows"]] == ["bc10"]
     assert "bc did not finish: stage 'policy', seed 3: 10 steps in a row were not finite" in (tmp_path / "comparison.md").read_text()
@@ -175,7 +175,7 @@ def test_an_algorithm_that_diverges_does_not_stop_the_others(tmp_path: Path) -> 
 
 def test_without_an_environment_the_table_says_what_the_log_can_tell(compared: tuple[Path, list[str]]) -> None:
     folder, _ = compared
-    document = compare.summarise(folder, {}, "spar compare plant", ["spar-proj", "spar-mlp", "bc"])
+    document = compare.summarise(folder, {}, "spar compare plant", ["spar-proj", "spar-mlp", "bc"], "equal")
     report.write(folder)
     text = (folder / "comparison.md").read_text()
     assert document["base"] is None and "No return was measured" in text and "s shared" in text
@@ -210,6 +210,16 @@ def test_the_command_writes_table_pictures_and_page(tmp_path: Path, capsys: pyte
     assert all((out / algo / "report.html").is_file() for algo in ("bc10", "bc"))
     assert cli.main(argv) == 0
     assert (out / "comparison.md").read_text() == text
+
+
+def test_equal_sizes_are_spars() -> None:
+    for algo in registry.ALGOS:
+        published, equal = (api.configure("antmaze-large-diverse", algo, equal_sizes=flag).config for flag in (False, True))
+        parts = {f.name: getattr(equal, f.name) for f in dataclasses.fields(equal) if hasattr(getattr(equal, f.name), "hidden")}
+        depth = {"cvae": 3, "residual": 3 if algo == "spar-flow" else 2}
+        assert parts and all(part.hidden == (256,) * depth.get(name, 2) for name, part in parts.items())
+        undone = {name: dataclasses.replace(part, hidden=getattr(published, name).hidden) for name, part in parts.items()}
+        assert dataclasses.replace(equal, **undone) == published  # nothing else differs
 
 
 def test_wrong_names_are_refused_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

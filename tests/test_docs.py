@@ -69,7 +69,7 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     ]
     done = subprocess.run([*command, "--json", tmp_path / "speed.json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "matmul ceiling" in done.stdout and (tmp_path / "speed.json").exists()
+    assert "Matmul ceiling" in done.stdout and (tmp_path / "speed.json").exists()
 
 
 def test_the_data_sheet_describes_the_embedded_log() -> None:

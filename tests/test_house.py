@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "spar"
 ROOMS = [
     "types", "files", "nets", "ops", "data", "method", "baselines", "registry", "presets", "trainer",
-    "deploy", "evaluate", "diagnose", "online", "runs", "report", "api", "cli",
+    "deploy", "evaluate", "diagnose", "online", "runs", "report", "api", "studies", "cli",
 ]  # fmt: skip
 
 

@@ -201,7 +201,7 @@ def test_paired_reading_is_zero_where_student_and_teacher_agree() -> None:
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) < 1e-5
 
 
-@pytest.mark.parametrize("algo", ["spar-mlp", "spar-cvae", "spar-plas", "spar-proj"])
+@pytest.mark.parametrize("algo", ["spar-mlp", "spar-cvae", "spar-plas", "spar-proj", "spar-flow"])
 def test_stage_two_moves_the_residual_and_nothing_frozen(algo: str) -> None:
     """Anchor, critics and (in PLAS's second phase) the CVAE stay as they are, bit for bit."""
     cfg, state, batch = prepared(algo)

@@ -258,9 +258,10 @@ def test_exactly_these_flags_and_every_other_setting_below_them(capsys: pytest.C
 
 def test_algos_prints_a_name_a_line_and_presets_all_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["algos"]) == 0
-    spar_first = ["spar-mlp", "spar-cvae", "spar-plas", "spar-proj"]
+    spar_first = ["spar-mlp", "spar-cvae", "spar-plas", "spar-proj", "spar-flow"]
     competitors = ["bc", "bc10", "awac", "td3bc", "cql", "iql", "onestep", "bcq", "plas", "lapo", "spot"]
-    assert capsys.readouterr().out.split("\n") == [*spar_first, *competitors, ""]
+    *names, auto, end = capsys.readouterr().out.split("\n")
+    assert names == [*spar_first, *competitors] and auto.startswith("auto: ") and end == ""
     assert cli.main(["presets"]) == 0
     printed = capsys.readouterr().out
     assert all(task in printed for task in presets.PRESETS)

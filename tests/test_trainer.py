@@ -44,7 +44,7 @@ def fit(
     return trainer.run(record, cfg, ROWS, seeds, steps, settings, start, chunks.append), chunks
 
 
-STEPS = {"spar-mlp": [20, 15], "spar-cvae": [20, 15], "spar-plas": [20, 8, 8], "spar-proj": [20, 15]}
+STEPS = {"spar-mlp": [20, 15], "spar-cvae": [20, 15], "spar-plas": [20, 8, 8], "spar-proj": [20, 15], "spar-flow": [20, 15]}
 
 
 def python_step(stage: Stage, cfg: Any, data: trainer.Data) -> Any:
@@ -184,6 +184,6 @@ def test_nine_in_a_row_do_not_stop_it() -> None:
 @pytest.mark.parametrize("algo", GATED)
 def test_the_fitting_loss_falls(algo: str) -> None:
     _, chunks = fit(algo, [0], [300, 300] if len(STEPS[algo]) == 2 else [300, 300, 20], dataclasses.replace(SETTINGS, log_every=100))
-    name = "fit_loss" if algo == "spar-mlp" else "reconstruction_loss"
+    name = {"spar-mlp": "fit_loss", "spar-flow": "residual_loss"}.get(algo, "reconstruction_loss")
     values = [float(c.metrics[name][0]) for c in chunks if name in c.metrics]
     assert values[-1] < 0.9 * values[0]

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spar.api import Run, configure, resume, train
+    from spar.api import Run, compare, configure, finetune, resume, train
     from spar.data.catalog import load as load_log
     from spar.data.episodes import Log
     from spar.data.rows import from_rows
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Run": ("spar.api", "Run"),
+    "compare": ("spar.api", "compare"),
     "configure": ("spar.api", "configure"),
+    "finetune": ("spar.api", "finetune"),
     "resume": ("spar.api", "resume"),
     "train": ("spar.api", "train"),
     "load_log": ("spar.data.catalog", "load"),
@@ -32,7 +34,8 @@ _HOME = {
     "SparError": ("spar.types", "SparError"),
 }
 __all__ = [
-    "Decision", "Log", "Policy", "Run", "SparError", "configure", "from_rows", "load_log", "load_policy", "resume", "train",
+    "Decision", "Log", "Policy", "Run", "SparError", "compare", "configure", "finetune", "from_rows", "load_log", "load_policy",
+    "resume", "train",
 ]  # fmt: skip
 
 

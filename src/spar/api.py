@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spar import files, presets, registry
+from spar import files, presets
 from spar.baselines import presets as baselines
 from spar.data import catalog, sheets
 from spar.data.episodes import Log
@@ -22,9 +22,13 @@ from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
 from spar.evaluate.environments import EnvConfig, of_log
 from spar.evaluate.rollout import Evaluator
+from spar.report import compare as compared
+from spar.report import finetune as tuned
 from spar.report import page
-from spar.runs import experiment
-from spar.runs.config import BUDGETS, DataConfig, EvalConfig, RunConfig
+from spar.runs import auto, experiment
+from spar.runs import compare as comparison
+from spar.runs import finetune as online
+from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, DataConfig, EvalConfig, RunConfig, algorithm
 from spar.trainer import Settings
 from spar.types import SparError, Spec
 
@@ -102,27 +106,32 @@ def configure(
     seeds: Sequence[int] | None = None,
     steps_anchor: int | None = None,
     steps_residual: int | None = None,
+    equal_sizes: bool = False,
     **settings: Any,
 ) -> RunConfig:
     """The configuration of a run: what is not given comes from the dataset's preset, then from the budget, then from Table 7.
 
-    `settings` are the other fields of RunConfig (`loop`, `data`, `eval`). Raises SparError for an unknown
+    With `equal_sizes` a competitor's networks are as large as SPAR's, whatever was published. `settings` are the other fields of
+    RunConfig (`loop`, `data`, `eval`). Raises SparError for an unknown
     algorithm or budget, repeated seeds, or counts that make no sense.
     """
     if budget not in BUDGETS:
         raise SparError(f"no budget named '{budget}'; there are: {', '.join(BUDGETS)}")
     preset, means = preset_for(dataset), BUDGETS[budget]
     algo = algo or (preset.algo if preset else "spar-mlp")
+    kind = algorithm(algo)
     published = baselines.preset_for(algo, preset.task if preset else dataset)
     if config is None:
-        config = published.config if published else registry.get(algo).default
-        if preset and published is None and registry.get(algo).gated:
-            config = preset.config(algo)
+        config = published.config if published else kind.default
+        if preset and published is None and kind.gated:
+            config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
         if hasattr(config, "critic"):
             config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak))
+    if equal_sizes and algo in baselines.PRESETS:
+        config = baselines.equal_sizes(config)
     cfg = RunConfig(
         dataset=dataset,
-        algo=registry.get(algo).name,
+        algo=kind.name,
         env=EnvConfig(env) if isinstance(env, str) else env,
         episodes=episodes if episodes is not None else preset.episodes if preset else 10,
         seeds=tuple(seeds) if seeds is not None else means.seeds,
@@ -131,7 +140,7 @@ def configure(
         config=config,
         **{
             "data": DataConfig(reward_shift=preset.reward_shift if preset and published is None else 0.0, holdout=means.holdout),
-            "needs": published.data if published else registry.get(algo).data,
+            "needs": published.data if published else kind.data,
             "eval": EvalConfig(every=means.eval_every),
             "loop": Settings(log_every=means.log_every),
             **settings,
@@ -180,7 +189,7 @@ def resume(folder: str | Path, log: Log | None = None, listener: experiment.List
     `log` is needed only where the run was trained on arrays in memory.
     """
     folder = Path(folder)
-    cfg = experiment.read_config(folder)
+    cfg = experiment.asked(folder)
     if (folder / "summary.json").is_file():
         return Run(folder)
     return finish(folder, log or catalog.load(cfg.dataset, tier=cfg.data.tier), listener)
@@ -192,6 +201,68 @@ def finish(folder: Path, log: Log, listener: experiment.Listener | None) -> Run:
     run = Run(folder)
     run.report()
     return run
+
+
+def compare(
+    dataset: str | Path | Log,
+    algos: Sequence[str],
+    *,
+    out: str | Path | None = None,
+    seeds: Sequence[int] = PAPER_SEEDS,
+    equal_sizes: bool = True,
+    command: str = "spar.compare",
+    listener: experiment.Listener | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train several algorithms on one dataset with equal data, steps and seeds; returns the content of `out`/comparison.json.
+
+    What is finished in `out` is kept, what was cut off goes on; `command` is written into the tables. `settings` are those of `configure`
+    and hold for all. Raises SparError for repeated or unknown algorithms, for runs in `out` that began with other settings, and
+    when every algorithm failed; one that diverges does not stop the others.
+    """
+    if not algos or len(set(algos)) != len(algos):
+        raise SparError(f"algos are {' '.join(algos) or 'none'}; give one or more different names")
+    name, listener = dataset.name if isinstance(dataset, Log) else str(dataset), listener or experiment.Silent()
+    cfgs = [configure(name, algo, seeds=seeds, equal_sizes=equal_sizes, **settings) for algo in algos]
+    log = dataset if isinstance(dataset, Log) else catalog.load(dataset, tier=cfgs[0].data.tier)
+    env = environment_for(cfgs[0], log)
+    cfgs = [dataclasses.replace(cfg, env=env) for cfg in cfgs]
+    folder = Path(out) if out else default_folder(log.name, "compare")
+    listener.say(f"{folder}: what is finished there is kept, so the same comparison goes on from here if it is cut off")
+    failed: dict[str, str] = {}
+    for algo, why in comparison.execute(folder, cfgs, log, listener):
+        if why:
+            failed[algo] = why
+        elif not (folder / algo / "report.html").is_file():
+            page.write(folder / algo)
+    document = comparison.summarise(folder, failed, command, algos, "equal" if equal_sizes else "as published")
+    compared.write(folder)
+    return {**document, "folder": str(folder)}
+
+
+def finetune(
+    run: str | Path,
+    steps: int,
+    *,
+    out: str | Path | None = None,
+    log: Log | None = None,
+    listener: experiment.Listener | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Go on training the finished run in the directory `run` for so many environment steps a seed; returns the content of
+    `out`/summary.json, with the folder's path.
+
+    `out` is a new folder, by default a dated one beside the run; `log` is needed only where the run was trained on arrays in memory.
+    `settings` are those of `spar.runs.finetune.configure`: env, seeds, config, eval_every, episodes, noise, new_share, block. Raises
+    SparError when the run has not finished, the log is not the run's, the environment does not fit, or the algorithm has nothing to
+    learn online.
+    """
+    run = Path(run)
+    cfg, offline = online.configure(run, steps, **settings), experiment.read_config(run)
+    folder = Path(out) if out else Path(f"{run}-online-{datetime.now():%Y%m%d-%H%M%S}")
+    summary = online.execute(cfg, folder, log or catalog.load(offline.dataset, tier=offline.data.tier), listener)
+    tuned.draw(folder, summary)
+    return {**summary, "folder": str(folder)}
 
 
 def environment_for(cfg: RunConfig, log: Log) -> EnvConfig | None:

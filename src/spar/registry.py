@@ -11,6 +11,7 @@ ALGOS: dict[str, Algo] = {
     "spar-cvae": spar.CVAE,
     "spar-plas": spar.PLAS,
     "spar-proj": spar.PROJ,
+    "spar-flow": spar.FLOW,
     "bc": bc.BC,
     "bc10": bc.BC10,
     "awac": awac.AWAC,

@@ -122,3 +122,10 @@ def preset_for(algo: str, task: str | None) -> Preset | None:
     if algo == "spot" and task in SPOT_LAMBDA:
         preset = dataclasses.replace(preset, config=_edit(preset.config, lam=SPOT_LAMBDA[task]))
     return preset
+
+
+def equal_sizes(config: Any) -> Any:
+    """`config` with SPAR's network sizes in every part: three hidden layers of 256 in a CVAE, two in all others."""
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    hidden = {name: (256,) * (3 if name == "cvae" else 2) for name, part in parts.items() if hasattr(part, "hidden")}
+    return dataclasses.replace(config, **{name: dataclasses.replace(parts[name], hidden=widths) for name, widths in hidden.items()})

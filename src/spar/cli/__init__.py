@@ -1,4 +1,4 @@
-"""The command line: `spar train | finetune | compare | data | evaluate | diagnose | report | algos | presets`."""
+"""The command line: `spar train | finetune | compare | study | data | evaluate | diagnose | report | algos | presets`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from spar.cli.compare import compare
 from spar.cli.data import data
 from spar.cli.diagnose import diagnose
 from spar.cli.finetune import finetune
+from spar.cli.study import study
 from spar.report.console import Display, show
-from spar.runs.config import BUDGETS, Budget, DataConfig, EvalConfig, RunConfig
+from spar.runs.config import AUTO, BUDGETS, Budget, DataConfig, EvalConfig, RunConfig, algorithm
 from spar.trainer import Settings
 from spar.types import SparError
 
@@ -30,6 +31,7 @@ Improve a policy from logged data alone.
   spar train [DATASET]        train on a log (without DATASET: on the embedded Hopper log) and report how much better it got
   spar finetune RUN           go on training a finished run in its environment
   spar compare [DATASET]      train several algorithms on one log on equal terms: a table, pictures and a page
+  spar study COMMAND          the paper's tables and figures as grids of runs, beside its numbers
   spar data COMMAND           list, show, check, import, make and download datasets
   spar evaluate RUN           roll out a finished run's policies anew
   spar diagnose RUN           why it is as good as it is, and which residual its log asks for
@@ -51,7 +53,7 @@ def train_arguments(base: RunConfig, budget: str) -> type:
     ]
     table: list[tuple[str, Any, str, Any, dict[str, Any]]] = [
         ("dataset", tyro.conf.Positional[str], "a dataset's name (`spar data list`) or file", base.dataset, {"metavar": "[DATASET]"}),
-        ("algo", str, "one of " + ", ".join(registry.ALGOS), base.algo, {"metavar": "NAME"}),
+        ("algo", str, f"one of {', '.join(registry.ALGOS)}; {AUTO}: {algorithm(AUTO).summary}", base.algo, {"metavar": "NAME"}),
         ("env", str | None, "gymnasium environment to evaluate in, where the data does not name one", None, {"metavar": "ID"}),
         ("episodes", int, "final evaluation episodes for each seed", base.episodes, {}),
         ("seeds", tuple[int, ...], "training seeds", base.seeds, {"metavar": "INT [INT ...]"}),
@@ -118,10 +120,11 @@ def report(argv: Sequence[str], console: Console) -> None:
 
 
 def algos(argv: Sequence[str], console: Console) -> None:
-    """The algorithms, a name a line."""
+    """The algorithms, a name a line, and what chooses one by itself."""
     parse(lambda: None, argv, "spar algos", algos.__doc__)
     for name in registry.ALGOS:
         print(name)
+    print(f"{AUTO}: {algorithm(AUTO).summary}")
 
 
 def show_presets(argv: Sequence[str], console: Console) -> None:
@@ -141,6 +144,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "train": train,
     "compare": compare,
     "finetune": finetune,
+    "study": study,
     "data": data,
     "evaluate": evaluate,
     "diagnose": diagnose,
@@ -166,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spar: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("spar: interrupted; `spar train --resume RUN`, or `spar compare` as before, goes on where it was", file=sys.stderr)
+        print("spar: interrupted; `spar train --resume RUN`, or `spar compare` or `study` as before, goes on where it was", file=sys.stderr)
         return 130
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,8 @@ from rich.table import Table
 
 from spar import registry
 from spar.cli.common import arg, parse
-from spar.runs.config import BUDGETS, PAPER_SEEDS, Budget, EvalConfig
+from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, Budget, EvalConfig
 from spar.trainer import Settings
-from spar.types import SparError
 
 DEFAULT_ALGOS = ("spar-mlp", "spar-proj", "bc", "td3bc", "iql")
 
@@ -29,7 +27,7 @@ def compare(argv: Sequence[str], console: Console) -> None:
         dataset: Annotated[
             tyro.conf.Positional[str], arg("a dataset's name (`spar data list`) or file", metavar="[DATASET]")
         ] = "hopper-replay",
-        algos: Annotated[tuple[str, ...], arg("of " + ", ".join(registry.ALGOS), metavar="NAME [NAME ...]")] = DEFAULT_ALGOS,
+        algos: Annotated[tuple[str, ...], arg("of " + ", ".join([*registry.ALGOS, AUTO]), metavar="NAME [NAME ...]")] = DEFAULT_ALGOS,
         seeds: Annotated[tuple[int, ...], arg("training seeds", metavar="INT [INT ...]")] = PAPER_SEEDS,
         steps_anchor: Annotated[int | None, arg("updates of SPAR's Stage I; default: the budget's", metavar="INT")] = None,
         steps_residual: Annotated[int | None, arg("updates of its Stage II; competitors take both together", metavar="INT")] = None,
@@ -39,6 +37,7 @@ def compare(argv: Sequence[str], console: Console) -> None:
         eval_every: Annotated[int | None, arg("updates between evaluations during training; default: the budget's", metavar="INT")] = None,
         eval_episodes: Annotated[int, arg("episodes in each of those")] = EvalConfig.episodes,
         log_every: Annotated[int | None, arg("updates between signs of life; default: the budget's", metavar="INT")] = None,
+        equal_sizes: Annotated[bool, arg("competitors' networks as large as SPAR's; --no-equal-sizes: as published")] = True,
         batch_size: Annotated[int, arg("rows drawn for one update")] = Settings.batch_size,
         out: Annotated[
             Path | None, arg("the folder, by default a dated one under runs/; one that was begun goes on", metavar="DIR")
@@ -52,6 +51,7 @@ def compare(argv: Sequence[str], console: Console) -> None:
             "budget": budget,
             "env": env,
             "episodes": episodes,
+            "equal_sizes": equal_sizes,
             "eval": EvalConfig(means.eval_every if eval_every is None else eval_every, eval_episodes),
             "loop": Settings(batch_size, means.log_every if log_every is None else log_every),
         }
@@ -62,28 +62,10 @@ def compare(argv: Sequence[str], console: Console) -> None:
 
 def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dict[str, Any], out: Path | None, command: str) -> None:
     from spar import api
-    from spar.data import catalog
     from spar.report import compare as report
-    from spar.report import page
-    from spar.runs import compare as runs
 
-    if not algos or len(set(algos)) != len(algos):
-        raise SparError(f"--algos are {' '.join(algos) or 'none'}; give one or more different names")
-    cfgs = [api.configure(dataset, algo, **settings) for algo in algos]
-    log = catalog.load(dataset, tier=cfgs[0].data.tier)
-    env = api.environment_for(cfgs[0], log)
-    cfgs = [dataclasses.replace(cfg, env=env) for cfg in cfgs]
-    folder = out or api.default_folder(log.name, "compare")
-    failed: dict[str, str] = {}
     with report.Board(console) as board:
-        board.say(f"{folder}: the same command with --out {folder} goes on from here if it is cut off")
-        for algo, why in runs.execute(folder, cfgs, log, board):
-            if why:
-                failed[algo] = why
-            elif not (folder / algo / "report.html").is_file():
-                page.write(folder / algo)
-    document = runs.summarise(folder, failed, command, algos)
-    path = report.write(folder)
+        document = api.compare(dataset, algos, out=out, command=command, listener=board, **settings)
     header, rows = report.table(document)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, title in enumerate(header):
@@ -93,4 +75,5 @@ def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dic
     Console(width=max(console.width, 140), file=console.file).print(table)
     for note in report.notes(document):
         console.print(note, soft_wrap=True)
-    console.print(f"\npage   {path}\ntable  {folder / 'comparison.md'}", soft_wrap=True)
+    folder = Path(document["folder"])
+    console.print(f"\npage   {folder / report.PAGE}\ntable  {folder / 'comparison.md'}", soft_wrap=True)

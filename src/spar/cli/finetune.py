@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,6 @@ import tyro
 from rich.console import Console
 
 from spar.cli.common import arg, parse
-from spar.data import catalog
 from spar.online.loop import Settings
 from spar.report.console import Display
 from spar.runs import experiment
@@ -47,25 +45,22 @@ def arguments(run: Path | None) -> type:
 
 def finetune(argv: Sequence[str], console: Console) -> None:
     """Go on training a finished run in a real environment, with its log and what is lived there in one replay buffer. RUN comes first."""
+    from spar import api
     from spar.report import finetune as report
-    from spar.runs import finetune as online
 
     run = Path(argv[0]) if argv and not argv[0].startswith("-") else None
     settings = vars(parse(arguments(run), argv, "spar finetune", finetune.__doc__))
     if run is None:
         raise SparError("spar finetune: give the run directory first: `spar finetune RUN --steps N`")
-    out = settings.pop("out") or Path(f"{run}-online-{datetime.now():%Y%m%d-%H%M%S}")
-    cfg = online.configure(settings.pop("run"), settings.pop("steps"), **settings)
-    offline = experiment.read_config(run)
     try:
         with Display(console) as display:
-            summary = online.execute(cfg, out, catalog.load(offline.dataset, tier=offline.data.tier), display)
+            summary = api.finetune(settings.pop("run"), settings.pop("steps"), listener=display, **settings)
     except KeyboardInterrupt:
         print(
-            f"spar: interrupted; {out} keeps the curve so far, but fine-tuning is not resumed: begin again with another --out",
+            "spar: interrupted; the new folder keeps the curve so far, but fine-tuning is not resumed: begin again with another --out",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
-    report.draw(out, summary)
     report.show(console, summary)
+    out = Path(summary["folder"])
     console.print(f"\nplots   {out / 'plots'}\npolicy  {out / 'policy'}\n{summary['seconds']['total']:.0f} s", soft_wrap=True)

@@ -1,7 +1,8 @@
-"""Policies without an anchor, in NumPy alone: how each kind of exported network turns an observation into an action.
+"""Exported networks in NumPy alone: policies without an anchor, and anchors.
 
 An actor is `(settings, arrays, s, rng) -> action`: standardised observations (B, obs_dim) to actions (B, act_dim), to be clipped to
 [-1, 1]. `settings` is the description that the algorithm exported; `rng` draws the latents of those that sample.
+An anchor is the same without `rng`: it is the fallback, which answers alike whenever it is asked.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+Anchor = Callable[[dict[str, Any], Arrays, np.ndarray], np.ndarray]
 Actor = Callable[[dict[str, Any], Arrays, np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -25,6 +27,15 @@ def mlp(arrays: Arrays, prefix: str, x: np.ndarray) -> np.ndarray:
         x = x @ kernel + bias
         if i < depth - 1:
             x = np.maximum(x, 0.0)
+    return x
+
+
+def integrate(arrays: Arrays, prefix: str, condition: np.ndarray, x: np.ndarray, steps: int) -> np.ndarray:
+    """Where the flow whose velocity field is stored under `prefix` carries x, in Euler steps: (B, C), (..., B, A) -> (..., B, A)."""
+    condition = np.broadcast_to(condition, (*x.shape[:-1], condition.shape[-1]))
+    for i in range(steps):
+        t = np.full((*x.shape[:-1], 1), i / steps, np.float32)
+        x = x + mlp(arrays, prefix, np.concatenate([condition, x, t], -1)) / np.float32(steps)
     return x
 
 
@@ -57,3 +68,21 @@ def _best_of(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.ra
 
 
 KINDS: dict[str, Actor] = {"linear": _linear, "tanh": _tanh, "latent": _latent, "best-of": _best_of}
+
+
+def _tanh_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.ndarray:
+    return np.tanh(mlp(arrays, "anchor/mlp", s))
+
+
+def _flow_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.ndarray:
+    """From the prior's mode. The velocity field reads (s, x, t): its first layer says how many action dimensions there are."""
+    mode = np.zeros((len(s), len(arrays["anchor/Dense_0/kernel"]) - s.shape[-1] - 1), np.float32)
+    return np.clip(np.nan_to_num(integrate(arrays, "anchor", s, mode, settings["flow_steps"])), -1.0, 1.0)
+
+
+def _zero_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.ndarray:
+    return np.tile(arrays["anchor/centre"], (len(s), 1))
+
+
+TANH = {"kind": "tanh"}  # of a policy that does not say
+ANCHORS: dict[str, Anchor] = {"tanh": _tanh_anchor, "flow": _flow_anchor, "zero": _zero_anchor}

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from spar import files
 from spar.data.scalers import Scaler
-from spar.deploy.actors import KINDS, mlp
+from spar.deploy.actors import ANCHORS, KINDS, TANH, integrate, mlp
 from spar.method import gate
 from spar.types import SparError
 
@@ -140,7 +140,8 @@ class Policy:
     def _own(self, s: np.ndarray) -> np.ndarray:
         """The action without help, (B, A) in [-1, 1]: the cloned anchor's, or the policy's where there is no gate."""
         if self.gated:
-            return np.tanh(mlp(self.arrays, "anchor/mlp", s))
+            anchor = self.description.get("anchor", TANH)
+            return ANCHORS[anchor["kind"]](anchor, self.arrays, s)
         settings = self.description["actor"]
         return np.clip(np.nan_to_num(KINDS[settings["kind"]](settings, self.arrays, s, self._rng)), -1.0, 1.0)
 
@@ -159,6 +160,9 @@ class Policy:
         inputs, kind = np.concatenate([s, a_base], -1), self.description["residual"]
         if kind == "mlp":
             return mlp(self.arrays, "residual", inputs)[None]
+        if kind == "flow":
+            prior = self._rng.standard_normal((self.gate.candidates, *a_base.shape), dtype=np.float32)
+            return integrate(self.arrays, "residual", inputs, prior, self.description["flow_steps"])
         if kind == "plas":
             z = (self.description["latent_bound"] * np.tanh(mlp(self.arrays, "actor", inputs)))[None]
         else:
@@ -224,7 +228,7 @@ def load(path: Path | str, seed: int | None = None) -> Policy:
     if missing:
         raise SparError(f"{folder / ARRAYS_NAME}: '{missing[0]}' of seed {chosen} is missing")
     scaler = Scaler(*(arrays.pop(f"scaler/{name}") for name in Scaler._fields))
-    kept = ("kind", "actor", "residual", "lambda_u", "latent_dim", "latent_bound", "provenance")
+    kept = ("kind", "actor", "anchor", "residual", "lambda_u", "latent_dim", "latent_bound", "flow_steps", "provenance")
     description = {key: document[key] for key in kept if key in document}
     description |= {"gate": {key: _from_json(value) for key, value in document["gate"].items()}, **document["seeds"][chosen]}
     policy = Policy(description, arrays, scaler)

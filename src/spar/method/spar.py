@@ -4,7 +4,7 @@
     Stage II   a residual inside the data's support, weighted by frozen critics             (Algorithms 2, 3, 4)
     Stage III  a = a_base + G(residual): the residual only where a robust gain is predicted (Algorithm 5)
 
-Four variants differ in the residual alone: `spar-mlp`, `spar-cvae` (fit only), `spar-plas`, `spar-proj`.
+Five variants differ in the residual alone: `spar-mlp`, `spar-cvae` (fit only), `spar-plas`, `spar-proj`, `spar-flow` (fit only).
 What the paper leaves open, and what is done here, is in docs/readings.md.
 """
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from spar import ops
-from spar.method import anchor, critics, gate, imitation, plas, residual, weighting
+from spar.method import anchor, critics, flow, gate, imitation, plas, residual, weighting
 from spar.types import Algo, Batch, Metrics, Spec, Stage, Transitions
 
 
@@ -50,6 +50,11 @@ class PROJConfig(CVAEConfig):
     imitation: imitation.Config = field(default_factory=imitation.Config)
 
 
+@dataclass(frozen=True)
+class FlowConfig(StageOneConfig):
+    residual: flow.Config = field(default_factory=flow.Config)
+
+
 class State(NamedTuple):
     anchor: anchor.State
     critics: critics.State
@@ -62,7 +67,7 @@ class State(NamedTuple):
 def stage_one(cfg: StageOneConfig, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
     """Algorithm 1: one step of the anchor and one of the critics on the same batch."""
     rows = batch.rows
-    anchor_state, anchor_metrics = anchor.update(cfg.anchor, state.anchor, rows)
+    anchor_state, anchor_metrics = anchor.update(cfg.anchor, state.anchor, rows, key)
     next_anchor = anchor.point(cfg.anchor, anchor_state.params, rows.next_obs)  # compiled away where the target does not read it
     critic_state, critic_metrics = critics.update(cfg.critic, state.critics, rows, next_anchor)
     return state._replace(anchor=anchor_state, critics=critic_state), {**anchor_metrics, **critic_metrics}
@@ -123,6 +128,12 @@ def fit_proj(cfg: PROJConfig, state: State, batch: Batch, key: jax.Array, step: 
     return state._replace(residual=new), metrics
 
 
+def fit_flow(cfg: FlowConfig, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    """Table 12's residual: flow matching with the weights of eq. 8."""
+    new, metrics = flow.update(cfg.residual, state.residual, batch, key)
+    return state._replace(residual=new), metrics
+
+
 # Online
 
 
@@ -160,6 +171,10 @@ def propose_plas(cfg: PLASConfig, state: State, obs: jax.Array, a_base: jax.Arra
     return residual.decode(cfg.cvae, state.residual.params["decoder"], obs, a_base, z)[None]
 
 
+def propose_flow(cfg: FlowConfig, state: State, obs: jax.Array, a_base: jax.Array, key: jax.Array) -> jax.Array:
+    return flow.residuals(cfg.residual, state.residual.params, obs, a_base, cfg.gate.candidates, key)
+
+
 def _actor(propose: Callable[..., jax.Array]) -> Callable[..., dict[str, jax.Array]]:
     def act(cfg: StageOneConfig, state: State, obs: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Algorithm 5 for a batch (B, obs_dim) of standardised observations; actions in [-1, 1]."""
@@ -188,11 +203,14 @@ def _exporter(kind: str, parts: Callable[[State], dict[str, ops.Params]]) -> Cal
     def export(cfg: StageOneConfig, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
         """Everything Stage III needs and nothing more: the anchor, the residual, the rectifying critics, the thresholds."""
         networks = {"anchor": state.anchor.params, "critics": critics.members(state.critics, "rectify"), **parts(state)}
-        description: dict[str, Any] = {"kind": "spar", "residual": kind, "lambda_u": cfg.critic.lambda_u, "gate": asdict(cfg.gate)}
+        description: dict[str, Any] = {"kind": "spar", "anchor": anchor.describe(cfg.anchor), "residual": kind}
+        description |= {"lambda_u": cfg.critic.lambda_u, "gate": asdict(cfg.gate)}
         if isinstance(cfg, CVAEConfig):
             description["latent_dim"] = cfg.cvae.latent_dim
         if isinstance(cfg, PLASConfig):
             description["latent_bound"] = cfg.plas.latent_bound
+        if isinstance(cfg, FlowConfig):
+            description["flow_steps"] = cfg.residual.flow_steps
         return description, ops.flatten(networks)
 
     return export
@@ -265,4 +283,17 @@ PROJ = Algo(
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),
     shares=SHARES,
     online=_continued(fit_proj),
+)
+
+FLOW = Algo(
+    name="spar-flow",
+    summary="SPAR with a flow-matching residual, fitted only (a comparison of the paper's)",
+    config=FlowConfig,
+    default=FlowConfig(),
+    stages=(STAGE_ONE, Stage("residual", "residual", fit_flow, prepare=freeze, finish=weigh, reads=WEIGHED)),
+    init=_init(lambda cfg, spec, key: flow.init(cfg.residual, spec, key)),
+    act=_actor(propose_flow),
+    export=_exporter("flow", lambda state: {"residual": state.residual.params}),
+    shares=SHARES,
+    online=_continued(fit_flow),
 )

@@ -19,6 +19,7 @@ from spar.runs import compare, experiment, tables
 
 ANCHOR_COLOUR = "#222222"
 THRESHOLDS = 101  # of a performance profile
+PAGE = "comparison.html"
 
 
 class Board(Display):
@@ -49,7 +50,7 @@ def write(folder: Path) -> Path:
         "notes": notes(document),
         "pictures": {name: base64.b64encode(path.read_bytes()).decode() for name, path in paths.items()},
     }
-    path = folder / "comparison.html"
+    path = folder / PAGE
     files.write_text(path, template.render(context))
     return path
 
@@ -85,7 +86,8 @@ def notes(document: dict[str, Any]) -> list[str]:
     dataset, steps, seeds = document["dataset"], document["steps"], document["seeds"]
     found = [
         f"Dataset {dataset['name']} ({dataset['fingerprint']}), {steps['anchor']:,} + {steps['residual']:,} updates for every algorithm, "
-        f"last checkpoint, seeds {', '.join(map(str, seeds))}, commit {', '.join(commit[:12] for commit in document['commits'])}.",
+        f"network sizes {document['network_sizes']}, last checkpoint, "
+        f"seeds {', '.join(map(str, seeds))}, commit {', '.join(commit[:12] for commit in document['commits'])}.",
     ]
     if document["episodes"]:
         scope = "the episodes of one seed: the spread between seeds is not in them" if len(seeds) == 1 else "seeds and their episodes"
@@ -110,7 +112,7 @@ def learning_curves(folder: Path, summaries: dict[str, dict[str, Any]]) -> plt.F
     """Mean return during training over seeds and episodes; thin where only the anchor acts. None where nothing was evaluated."""
     figure, axes = plt.subplots(figsize=(8, 4.2))
     for (algo, summary), colour in zip(summaries.items(), _colours(len(summaries)), strict=True):
-        steps = trainer.stage_steps(registry.get(algo), summary["steps"]["anchor"], summary["steps"]["residual"])
+        steps = trainer.stage_steps(registry.get(summary["algo"]), summary["steps"]["anchor"], summary["steps"]["residual"])
         curves: dict[str, Curve] = {"anchor": {}, "policy": {}}
         for stage, _, step, _, variant, _, value in tables.read(folder / algo / "returns.csv", tables.RETURNS_HEADER):
             curves[variant].setdefault(sum(steps[: int(stage)]) + int(step), []).append(float(value))

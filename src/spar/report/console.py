@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from spar.runs import auto
+
 ROWS = {"behaviour": "logged behaviour", "anchor": "anchor", "ungated": "SPAR ungated", "policy": "SPAR"}
 
 
@@ -61,6 +63,8 @@ def show(console: Console, summary: dict[str, Any]) -> None:
     dataset = summary["dataset"]
     size = f"{dataset['transitions']:,} transitions, {dataset['episodes']} episodes, {dataset['fingerprint']}"
     console.print(f"\n[bold]{dataset['name']}[/] ({size}), {summary['algo']}, seeds {', '.join(map(str, summary['seeds']))}")
+    if summary.get("choice"):
+        console.print(auto.sentence(summary["choice"]), highlight=False, markup=False)
     if summary["intervals"] is None:
         show_offline(console, summary)
         return

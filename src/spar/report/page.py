@@ -13,7 +13,7 @@ import numpy as np
 from spar import files
 from spar.report import plots
 from spar.report.console import labels, percent, verdict
-from spar.runs import experiment
+from spar.runs import auto, experiment
 
 
 def write(folder: Path) -> Path:
@@ -26,6 +26,7 @@ def write(folder: Path) -> Path:
         "environment": json.loads((folder / "environment.json").read_text()),
         "pictures": pictures,
         "rows": _rows(summary),
+        "choice": auto.sentence(summary["choice"]) if summary.get("choice") else None,
         "verdict": verdict(summary) if summary["intervals"] else None,
         "accepts": percent(summary["gate"]["acceptance"]) if summary["gate"] else None,
         "offline": _offline(summary),

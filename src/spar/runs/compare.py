@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,49 +36,57 @@ class Named:
         self.listener.say(f"{self.name}: {text}")
 
 
-def execute(folder: Path, cfgs: Sequence[RunConfig], log: Log, listener: experiment.Listener | None = None) -> Iterator[tuple[str, str]]:
+def execute(
+    folder: Path,
+    cfgs: Sequence[RunConfig] | Mapping[str, RunConfig],
+    log: Log,
+    listener: experiment.Listener | None = None,
+    elsewhere: str = "--out",
+) -> Iterator[tuple[str, str]]:
     """Train what is not finished yet in `folder`, in order: a run that was cut off goes on, a finished one is kept. Yields, after each
-    run, the algorithm's name and why it failed, empty where it did not: one that diverges does not stop the others.
+    run, its name and why it failed, empty where it did not: one that diverges does not stop the others.
 
-    Raises SparError, before anything is trained, where a run there began with other settings or another log.
+    A mapping says how the run directories are called; in a sequence they are called after their algorithms. Raises SparError, before
+    anything is trained, where a run there began with other settings or another log; `elsewhere` is the flag that would name another place.
     """
-    for cfg in cfgs:
-        _check(folder / cfg.algo, cfg, log)
-    for number, cfg in enumerate(cfgs, 1):
-        run, why = folder / cfg.algo, ""
+    named = dict(cfgs) if isinstance(cfgs, Mapping) else {cfg.algo: cfg for cfg in cfgs}
+    for name, cfg in named.items():
+        _check(folder / name, cfg, log, elsewhere)
+    for number, (name, cfg) in enumerate(named.items(), 1):
+        run, why = folder / name, ""
         if not run.exists():
             experiment.create(run, cfg, log)
         if not (run / "summary.json").is_file():
             try:
-                experiment.execute(run, log, Named(listener or experiment.Silent(), f"{number}/{len(cfgs)} {cfg.algo}"), folder / CACHE)
+                experiment.execute(run, log, Named(listener or experiment.Silent(), f"{number}/{len(named)} {name}"), folder / CACHE)
             except SparError as error:
                 why = str(error)
-        yield cfg.algo, why
+        yield name, why
 
 
-def _check(run: Path, cfg: RunConfig, log: Log) -> None:
+def _check(run: Path, cfg: RunConfig, log: Log, elsewhere: str) -> None:
     """Raises SparError where the run directory `run` exists and is not the run of `cfg` on `log`; the log goes by its content."""
     if not run.exists():
         return
-    before, now = (_flat(to_dict(c)) for c in (experiment.read_config(run), cfg))
+    before, now = (flat(to_dict(c)) for c in (experiment.asked(run), cfg))
     before["dataset"] = json.loads((run / "environment.json").read_text())["dataset"]["fingerprint"]
     now["dataset"] = log.fingerprint
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
-        key, advice = changed[0], "repeat the command that it began with, or choose another --out"
+        key, advice = changed[0], f"repeat the command that it began with, or choose another {elsewhere}"
         raise SparError(f"{run}: began with {key} {before.get(key)}, now it is {now.get(key)}; {advice}")
 
 
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields under dotted names."""
     found: dict[str, Any] = {}
     for key, value in document.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found
 
 
-def summarise(folder: Path, failed: dict[str, str], command: str, algos: Sequence[str]) -> dict[str, Any]:
-    """What the finished runs of `algos` in `folder` say together; also written as comparison.json.
+def summarise(folder: Path, failed: dict[str, str], command: str, algos: Sequence[str], sizes: str) -> dict[str, Any]:
+    """What the finished runs of `algos` in `folder` say together; also written as comparison.json. `sizes` says how networks compare.
 
     `rows` holds the log's behaviour, the anchor, and every algorithm, in that order: mean return and 95 % interval, interquartile mean,
     probability of improvement over `base` (the anchor of the first run that has one, else bc; its start states are those of all), all
@@ -92,6 +100,7 @@ def summarise(folder: Path, failed: dict[str, str], command: str, algos: Sequenc
     surroundings = [json.loads((folder / algo / "environment.json").read_text()) for algo in summaries]
     document = {
         "command": command,
+        "network_sizes": sizes,
         **{key: first[key] for key in ("dataset", "env", "seeds", "steps")},
         "episodes": None if first["returns"]["policy"] is None else len(first["returns"]["policy"][0]),
         "measured_on": first["offline"]["measured_on"],

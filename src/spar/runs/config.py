@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from spar import registry, trainer
 from spar.evaluate.environments import EnvConfig
-from spar.types import DataNeeds, SparError
+from spar.method import spar
+from spar.types import Algo, DataNeeds, SparError
 
 Budget = Literal["quick", "standard", "paper"]
 PAPER_SEEDS = (0, 42, 123)
+AUTO, CHOICES = "auto", ("spar-mlp", "spar-proj")  # a run's algorithm that is chosen after Stage I, and what from
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,16 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class AutoConfig(spar.PROJConfig, spar.MLPConfig):
+    """The settings of all that `auto` may choose."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run's outcome."""
 
     dataset: str
-    algo: str
+    algo: str  # a name of the registry, or `auto`
     env: EnvConfig | None
     episodes: int  # of the final evaluation, for each seed
     seeds: tuple[int, ...]
@@ -99,8 +106,18 @@ def from_dict(kind: Any, document: Any, where: str = "config") -> Any:
     return float(document) if kind is float else document
 
 
+def algorithm(name: str) -> Algo:
+    """What a run calls `name`; `auto` is the first stage of all that it may choose. Raises SparError for an unknown name."""
+    if name != AUTO:
+        return registry.get(name)
+    first = registry.get(CHOICES[0])
+    summary = f"trains Stage I, looks at the shape of the log's residuals, and goes on as {' or '.join(CHOICES)}"
+    return dataclasses.replace(
+        first, name=AUTO, summary=summary, config=AutoConfig, default=AutoConfig(), stages=first.stages[:1], online=None
+    )
+
+
 def run_config_from_dict(document: dict[str, Any]) -> RunConfig:
     """A RunConfig whose `config` has its algorithm's own type."""
     plain = from_dict(RunConfig, document)
-    algo = registry.get(plain.algo)
-    return dataclasses.replace(plain, config=from_dict(algo.config, plain.config, "config.config"))
+    return dataclasses.replace(plain, config=from_dict(algorithm(plain.algo).config, plain.config, "config.config"))

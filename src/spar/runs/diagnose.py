@@ -14,10 +14,10 @@ import numpy as np
 from spar import files, registry, trainer
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
-from spar.diagnose import calibration, conflict, deferral, geometry, support, traces
-from spar.evaluate import offline
+from spar.diagnose import calibration, conflict, deferral, support, traces
 from spar.evaluate.environments import EnvConfig
 from spar.method import gate
+from spar.runs import auto
 from spar.runs.checkpoint import last_state
 from spar.runs.config import RunConfig
 from spar.runs.experiment import LATER_SEED, Listener, Silent, describe_log, read_config, read_summary, training_rows
@@ -64,7 +64,7 @@ def execute(run: Path, log: Log, settings: Settings, listener: Listener | None =
         "env": subject.env.id if subject.env else None,
         "measured_on": "held-out episodes" if subject.has_heldout else "training episodes",
         "episodes": settings.episodes if subject.env else 0,
-        "recommended": _agree([one["geometry"]["recommended"] for one in seeds.values()]),
+        "recommended": auto.agree([one["geometry"]["recommended"] for one in seeds.values()]),
         "seeds": seeds,
     }
     _write(run / FOLDER, document, points)
@@ -107,11 +107,9 @@ class _Subject:
         self.obs = self.other.observations[self.other.obs_index[np.sort(index)]]
 
     def geometry(self, seed: int, points: Points) -> dict[str, Any]:
-        policy = self.policies[seed]
-        found, shape = geometry.measure(offline.residuals(policy, self.training), policy.scaler.action_in(self.training.actions))
+        found, shape = auto.judge(self.policies[seed], self.training)
         points |= {f"geometry_{name}": value.astype(np.float32) for name, value in shape._asdict().items()}
-        algo, reasons = geometry.recommend(found)
-        return {**found._asdict(), "recommended": algo, "reasons": reasons}
+        return found
 
     def support(self, seed: int, points: Points) -> dict[str, Any]:
         policy = self.policies[seed]
@@ -163,11 +161,6 @@ def _chosen(run: Path, cfg: RunConfig, seeds: Sequence[int] | None) -> tuple[int
     if not chosen or set(chosen) - set(cfg.seeds):
         raise SparError(f"{run}: seeds are {list(chosen)}; choose among {', '.join(map(str, cfg.seeds))}")
     return chosen
-
-
-def _agree(recommended: Sequence[str]) -> str:
-    """What all seeds say, or the paper's robust default."""
-    return recommended[0] if len(set(recommended)) == 1 else "spar-proj"
 
 
 def _write(folder: Path, document: dict[str, Any], points: Points) -> None:

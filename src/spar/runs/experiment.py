@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,17 +11,17 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from spar import files, registry, trainer
+from spar import files, trainer
 from spar.data import memory
 from spar.data.episodes import HostRows, Log
 from spar.deploy import policy as deploy
 from spar.evaluate import offline, rollout, scores, stats
 from spar.method import gate, topology
-from spar.runs import environment, tables
+from spar.runs import auto, environment, tables
 from spar.runs.cache import Cache
 from spar.runs.checkpoint import Checkpoints
-from spar.runs.config import DataConfig, RunConfig, run_config_from_dict, to_dict
-from spar.types import DataNeeds, SparError, Stage, State
+from spar.runs.config import AUTO, CHOICES, DataConfig, RunConfig, algorithm, run_config_from_dict, to_dict
+from spar.types import Algo, DataNeeds, SparError, Stage, State
 
 TRAINING_SEED, FINAL_SEED, LATER_SEED = 1_000_000, 2_000_000, 3_000_000  # first reset seeds: during training, after it, and asked for later
 SEED_SPACING = 10_000  # between the start states of different later evaluations
@@ -49,12 +50,22 @@ def create(folder: Path, cfg: RunConfig, log: Log) -> None:
         files.write_json(new / "environment.json", {**environment.describe(), "dataset": describe_log(log)})
 
 
-def read_config(folder: Path) -> RunConfig:
-    """Raises SparError when `folder` is not a run directory."""
+def asked(folder: Path) -> RunConfig:
+    """The run as it was asked for, its algorithm perhaps `auto`. Raises SparError when `folder` is not a run directory."""
     path = folder / "config.json"
     if not path.is_file():
         raise SparError(f"{folder}: not a run directory (no config.json)")
     return run_config_from_dict(json.loads(path.read_text()))
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The run with the algorithm that it trains. Raises SparError when `folder` is not a run directory, or `auto` has not chosen yet."""
+    cfg, choice = asked(folder), auto.read(folder)
+    if cfg.algo != AUTO:
+        return cfg
+    if choice is None:
+        raise SparError(f"{folder}: no {auto.DOCUMENT}; auto chooses after Stage I, continue the run with `spar train --resume {folder}`")
+    return auto.resolve(cfg, choice["chosen"])
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -75,21 +86,40 @@ def execute(folder: Path, log: Log, listener: Listener | None = None, cache: Pat
 
     Raises SparError when the log is not the one the run began with, or when training halts.
     """
-    run = _Experiment(folder, log, listener or Silent(), cache)
+    listener = listener or Silent()
+    if asked(folder).algo == AUTO:
+        cache = cache or folder / auto.SHARED
+        _choose(folder, log, listener, cache)
+    cfg = read_config(folder)
+    run = _Experiment(folder, log, listener, cache, cfg, algorithm(cfg.algo), folder / "checkpoints")
     try:
         return run.execute()
     finally:
         run.close()
 
 
+def _choose(folder: Path, log: Log, listener: Listener, cache: Path) -> None:
+    """What a run of `auto` does first: Stage I, whose end stays in `cache` for the chosen algorithm to begin with, and the choice."""
+    if auto.read(folder) is None:
+        cfg = auto.resolve(asked(folder), CHOICES[0])
+        run = _Experiment(folder, log, listener, cache, cfg, algorithm(AUTO), folder / auto.STAGE_ONE)
+        try:
+            run.choose()
+        finally:
+            run.close()
+    shutil.rmtree(folder / auto.STAGE_ONE, ignore_errors=True)
+
+
 class _Experiment:
-    def __init__(self, folder: Path, log: Log, listener: Listener, cache: Path | None) -> None:
-        self.folder, self.log, self.listener = folder, log, listener
-        self.cfg = read_config(folder)
+    """The run `cfg` of `algo` in `folder`, with checkpoints in the folder of that name."""
+
+    def __init__(
+        self, folder: Path, log: Log, listener: Listener, cache: Path | None, cfg: RunConfig, algo: Algo, checkpoints: Path
+    ) -> None:
+        self.folder, self.log, self.listener, self.cfg, self.algo = folder, log, listener, cfg, algo
         began_with = json.loads((folder / "environment.json").read_text())["dataset"]["fingerprint"]
         if began_with != log.fingerprint:
             raise SparError(f"{folder}: began with a log of fingerprint {began_with}, this one has {log.fingerprint}")
-        self.algo = registry.get(self.cfg.algo)
         self.training, self.heldout = log.split(self.cfg.data.holdout)
         self.rows = training_rows(self.training, self.cfg.needs, self.cfg.data)
         self.scaler = self.rows.scaler
@@ -97,7 +127,7 @@ class _Experiment:
         self.metrics = tables.Table(folder / "metrics.csv", tables.METRICS_HEADER)
         self.returns = tables.Table(folder / "returns.csv", tables.RETURNS_HEADER)
         self.evaluator = rollout.Evaluator(self.cfg.env, log.spec) if self.cfg.env else None
-        self.checkpoints = Checkpoints(folder / "checkpoints", self.steps)
+        self.checkpoints = Checkpoints(checkpoints, self.steps)
         self.cache = Cache(cache, self.algo, self.cfg, log.fingerprint) if cache and self.algo.shares else None
         self.seconds = self._seconds_before()
         self.began = self.mark = self.saved = time.monotonic()
@@ -108,6 +138,21 @@ class _Experiment:
             self.evaluator.close()
 
     def execute(self) -> dict[str, Any]:
+        return self._finish(self._train())
+
+    def choose(self) -> None:
+        """Train, and write which algorithm the shape of the residuals asks for."""
+        snapshot = self._train()
+        if self.cache:
+            self.cache.keep(snapshot, (self.metrics, self.returns), self.seconds["anchor"])
+        began = time.monotonic()
+        choice = auto.conclude({str(seed): auto.judge(policy, self.training)[0] for seed, policy in self._policies(snapshot.state).items()})
+        self.seconds["choice"] = time.monotonic() - began
+        files.write_json(self.folder / "seconds.json", self._seconds())
+        files.write_json(self.folder / auto.DOCUMENT, choice)
+        self.listener.say(auto.sentence(choice))
+
+    def _train(self) -> trainer.Snapshot:
         start = trainer.start(self.algo, self.cfg.config, self.log.spec, self.cfg.seeds)
         snapshot = self.checkpoints.latest(start) or start
         for table in (self.metrics, self.returns):
@@ -121,7 +166,7 @@ class _Experiment:
         self.mark = time.monotonic()
         snapshot = trainer.run(self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk)
         self._save(snapshot)
-        return self._finish(snapshot)
+        return snapshot
 
     def _begin_further(self, cache: Cache, snapshot: trainer.Snapshot) -> trainer.Snapshot:
         """The end of the first stage where `cache` has it, else `snapshot`."""
@@ -129,7 +174,7 @@ class _Experiment:
         if entry is None:
             return snapshot
         self.metrics.rows, self.returns.rows = entry.metrics, entry.returns
-        self.seconds["anchor" if entry.algo == self.cfg.algo else "shared"] = entry.seconds
+        self.seconds["anchor" if entry.algo == asked(self.folder).algo else "shared"] = entry.seconds
         self.listener.say(f"{self.algo.stages[0].name}: those that {entry.algo} trained")
         return entry.snapshot
 
@@ -219,6 +264,7 @@ class _Experiment:
         skipped = dict(zip(map(str, self.cfg.seeds), np.asarray(snapshot.guard.skipped).tolist(), strict=True))
         summary |= {
             "steps": self._steps(),
+            "choice": auto.read(self.folder),
             "best": self._best(),
             "seconds": self._seconds(),
             "latent": self._latent(),

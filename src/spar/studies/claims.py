@@ -1,0 +1,309 @@
+"""Claims about a study's table, judged from its cells: intervals decide, not bare means, and nothing is known beforehand.
+
+A claim is judged task by task. It holds where every judged task shows it, it does not where one task shows the contrary, and it is
+undecided where an interval leaves both open. Tasks whose cells are missing are not judged, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from spar.evaluate import stats
+
+RESAMPLES, BLOCK = 4000, 500
+MISSING = "cannot be judged"
+Sign = Literal["shown", "contrary", "open", "missing"]
+
+
+class Verdict(NamedTuple):
+    """held: True, False, or None where the numbers leave it open or are not there; because: the numbers."""
+
+    held: bool | None
+    because: str
+
+    @property
+    def word(self) -> str:
+        if self.held is None:
+            return MISSING if self.because.startswith(MISSING) else "undecided"
+        return "holds" if self.held else "does not hold"
+
+
+class Part(NamedTuple):
+    """What one task (or one comparison) says."""
+
+    sign: Sign
+    text: str
+
+
+class Results:
+    """A result document as claims read it."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.cells: list[dict[str, Any]] = document["cells"]
+
+    def tasks(self, *regimes: str) -> Iterator[tuple[str, str]]:
+        """(name, label) of the tasks whose residuals the paper calls one of `regimes`; without them, of all. The label is the paper's
+        abbreviation where that is one task's alone."""
+        shorts = [about["paper"] for about in self.document["tasks"].values()]
+        for name, about in self.document["tasks"].items():
+            if not regimes or about["regime"] in regimes:
+                yield name, about["paper"] if about["paper"] and shorts.count(about["paper"]) == 1 else name
+
+    def cell(self, task: str, column: str, row: str | None = None) -> dict[str, Any] | None:
+        """The cell in `column`, in `row` or, without one, in the first row that has it; None where it is missing or has no values."""
+        fitting = (c for c in self.cells if c["task"] == task and c["column"] == column and row in (None, c["row"]))
+        cell = next(fitting, None)
+        return cell if cell is not None and samples(cell) is not None else None
+
+    def measured(self, task: str, name: str) -> dict[str, Any] | None:
+        """The document of a measurement on the task's first run that has it."""
+        columns: dict[str, dict[str, Any]] = self.document["measured"].get(name, {})
+        return next((documents[task] for documents in columns.values() if task in documents), None)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper (or its reader) says of a table, and how the cells are asked whether it is so."""
+
+    text: str
+    predicate: Callable[[Results], Verdict]
+
+
+def samples(cell: dict[str, Any]) -> np.ndarray | None:
+    """A cell's values (S, E), one row a seed, in the cell's unit: scores where the task has a reference; None where it has no values."""
+    values = cell["returns"] if cell["returns"] is not None else cell["samples"]
+    if values is None:
+        return None
+    table = np.asarray(values, np.float64)
+    if cell["returns"] is None or cell["reference"] is None:
+        return table
+    low, high = cell["reference"]
+    return 100.0 * (table - low) / (high - low)
+
+
+def joint(
+    tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95, seed: int = 0
+) -> stats.Interval:
+    """Percentile interval of `statistic` of the means of n tables (S, E), which maps (..., n) to (...).
+
+    All are resampled alike, seeds and then episodes within them: equal places of different policies' tables had equal start states.
+    """
+    stack = np.stack(tables)
+    (n, seeds, episodes), rng, found = stack.shape, np.random.default_rng(seed), []
+    flat = stack.reshape(n, -1)
+    for _ in range(RESAMPLES // BLOCK):
+        rows = rng.integers(seeds, size=(BLOCK, seeds, 1))
+        columns = rng.integers(episodes, size=(BLOCK, seeds, episodes))
+        index = (rows * episodes + columns).reshape(BLOCK, -1)
+        found.append(statistic(flat[:, index].mean(-1).T))
+    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+    return stats.Interval(float(statistic(flat.mean(-1))), float(low), float(high))
+
+
+def together(parts: Sequence[Part]) -> Verdict:
+    """One verdict on several tasks."""
+    judged = [part for part in parts if part.sign != "missing"]
+    missing = [part.text for part in parts if part.sign == "missing"]
+    if not judged:
+        return Verdict(None, f"{MISSING}: {'; '.join(missing) or 'no such task was run'}")
+    signs = {part.sign for part in judged}
+    held = False if "contrary" in signs else True if signs == {"shown"} else None
+    texts = [part.text for part in judged] + ([f"not judged: {', '.join(missing)}"] if missing else [])
+    return Verdict(held, "; ".join(texts))
+
+
+def positive(label: str, tables: Sequence[np.ndarray | None], statistic: Callable[[np.ndarray], np.ndarray], lacking: str = "") -> Part:
+    """Whether a statistic of the tables' means lies above 0: shown where its interval does, contrary where it lies below."""
+    present = [table for table in tables if table is not None]
+    if len(present) < len(tables):
+        return Part("missing", f"{label} ({lacking})" if lacking else label)
+    if len({table.shape for table in present}) > 1:
+        return Part("missing", f"{label} (unequal numbers of seeds or episodes)")
+    if present[0].size < 2:
+        return Part("open", f"{label}: one value each says nothing of their spread")
+    interval = joint(present, statistic)
+    sign: Sign = "shown" if interval.low > 0 else "contrary" if interval.high < 0 else "open"
+    return Part(sign, f"{label} {show(interval)}")
+
+
+def show(interval: stats.Interval) -> str:
+    """+12.3 [+4.1, +20.2]"""
+    digits = "+.1f" if abs(interval.mean) >= 0.1 or interval.mean == 0 else "+.2g"
+    return f"{interval.mean:{digits}} [{interval.low:{digits}}, {interval.high:{digits}}]"
+
+
+def difference(means: np.ndarray) -> np.ndarray:
+    """First minus second."""
+    return means[..., 0] - means[..., 1]
+
+
+def excess_spread(means: np.ndarray) -> np.ndarray:
+    """Range of the second half of the means minus the range of the first half."""
+    half = means.shape[-1] // 2
+    return np.ptp(means[..., half:], axis=-1) - np.ptp(means[..., :half], axis=-1)
+
+
+Place = tuple[str, str | None]  # column and row; a row of None: the first that has the column
+
+
+def place(column: str | Place) -> Place:
+    return (column, None) if isinstance(column, str) else column
+
+
+def name_of(column: str | Place) -> str:
+    return " ".join(filter(None, reversed(place(column))))
+
+
+def better(a: str | Place, b: str | Place, *regimes: str) -> Callable[[Results], Verdict]:
+    """`a` returns more than `b`, on every task of the regimes (of all, without them)."""
+
+    def predicate(results: Results) -> Verdict:
+        return together([compare(results, task, label, a, b) for task, label in results.tasks(*regimes)])
+
+    return predicate
+
+
+def compare(results: Results, task: str, label: str, a: str | Place, b: str | Place) -> Part:
+    """`a` minus `b` on one task."""
+    tables = [values(results, task, one) for one in (a, b)]
+    lacking = " and ".join(name_of(one) for one, table in zip((a, b), tables, strict=True) if table is None)
+    return positive(label, tables, difference, f"no {lacking}")
+
+
+def values(results: Results, task: str, column: str | Place) -> np.ndarray | None:
+    cell = results.cell(task, *place(column))
+    return None if cell is None else samples(cell)
+
+
+def best(a: str | Place, others: Sequence[str | Place], *regimes: str) -> Callable[[Results], Verdict]:
+    """`a` returns more than each of `others`, on every task; undecided where it does of those that have been run and some have not."""
+
+    def predicate(results: Results) -> Verdict:
+        return together([against_all(results, task, label, a, others) for task, label in results.tasks(*regimes)])
+
+    return predicate
+
+
+def against_all(results: Results, task: str, label: str, a: str | Place, others: Sequence[str | Place]) -> Part:
+    """`a` against each of the others on one task; the text names the one that comes closest, or is ahead the most."""
+    own = values(results, task, a)
+    if own is None:
+        return Part("missing", f"{label} (no {name_of(a)})")
+    tables = [(other, table) for other in others if (table := values(results, task, other)) is not None]
+    if not tables:
+        return Part("missing", f"{label} (nothing to hold {name_of(a)} against)")
+    parts = [positive(f"{label} over {name_of(other)}", [own, table], difference) for other, table in tables]
+    signs = {part.sign for part in parts}
+    sign: Sign = "contrary" if "contrary" in signs else "shown" if signs == {"shown"} else "open"
+    text = parts[max(range(len(tables)), key=lambda i: float(tables[i][1].mean()))].text
+    missing = [name_of(other) for other in others if other not in [present for present, _ in tables]]
+    if missing:
+        sign, text = "open" if sign == "shown" else sign, f"{text}, without {', '.join(missing)}"
+    return Part(sign, text)
+
+
+def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[[Results], Verdict]:
+    """The means of the cells `a` spread less, largest minus smallest, than those of as many cells `b`; the number is how much less."""
+
+    def predicate(results: Results) -> Verdict:
+        parts = []
+        for task, label in results.tasks(*regimes):
+            tables = [values(results, task, one) for one in (*a, *b)]
+            lacking = ", ".join(name_of(one) for one, table in zip((*a, *b), tables, strict=True) if table is None)
+            parts.append(positive(label, tables, excess_spread, f"no {lacking}"))
+        return together(parts)
+
+    return predicate
+
+
+def collapses(a: str | Place, b: str | Place, *regimes: str, share: float = 0.5) -> Callable[[Results], Verdict]:
+    """`a` reaches less than `share` of the score of `b`; the number is how much less."""
+
+    def predicate(results: Results) -> Verdict:
+        parts = []
+        for task, label in results.tasks(*regimes):
+            tables = [values(results, task, one) for one in (a, b)]
+            lacking = " and ".join(name_of(one) for one, table in zip((a, b), tables, strict=True) if table is None)
+            parts.append(positive(label, tables, lambda means: share * means[..., 1] - means[..., 0], f"no {lacking}"))
+        return together(parts)
+
+    return predicate
+
+
+def alike(a: str | Place, b: str | Place, margin: float, *regimes: str) -> Callable[[Results], Verdict]:
+    """`a` and `b` differ by less than `margin`: shown where the interval of the difference lies within it, contrary where outside."""
+
+    def predicate(results: Results) -> Verdict:
+        parts = []
+        for task, label in results.tasks(*regimes):
+            part = compare(results, task, label, a, b)
+            if part.sign != "missing" and "[" in part.text:
+                tables = [table for one in (a, b) if (table := values(results, task, one)) is not None]
+                _, low, high = joint(tables, difference)
+                sign: Sign = "shown" if -margin < low and high < margin else "contrary" if low > margin or high < -margin else "open"
+                part = Part(sign, part.text)
+            parts.append(part)
+        return together(parts)
+
+    return predicate
+
+
+def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdict]:
+    """The size of `a`, its sign aside, is less than that of `b`, or `factor` times less: their intervals keep that far apart. For measures
+    that are not returns, whose cells have intervals of their own."""
+
+    def predicate(results: Results) -> Verdict:
+        parts = []
+        for task, label in results.tasks():
+            ours, theirs = results.cell(task, *a), results.cell(task, *b)
+            if ours is None or theirs is None:
+                parts.append(Part("missing", f"{label} (no {name_of(a if ours is None else b)})"))
+                continue
+            x, y = ours["value"], theirs["value"]
+            (low, high), (other_low, other_high) = sizes(x), sizes(y)
+            sign: Sign = "shown" if factor * high < other_low else "contrary" if factor * low > other_high else "open"
+            parts.append(_unless_single(ours, Part(sign, f"{label} {x['mean']:.2g} against {y['mean']:.2g}")))
+        return together(parts)
+
+    return predicate
+
+
+def above(a: Place, limit: float) -> Callable[[Results], Verdict]:
+    """The whole interval of `a` lies above a number."""
+
+    def predicate(results: Results) -> Verdict:
+        parts = []
+        for task, label in results.tasks():
+            cell = results.cell(task, *a)
+            if cell is None:
+                parts.append(Part("missing", f"{label} (no {name_of(a)})"))
+                continue
+            value = cell["value"]
+            sign: Sign = "shown" if value["low"] > limit else "contrary" if value["high"] < limit else "open"
+            parts.append(_unless_single(cell, Part(sign, f"{label} {value['mean']:.2g} [{value['low']:.2g}, {value['high']:.2g}]")))
+        return together(parts)
+
+    return predicate
+
+
+def sizes(value: dict[str, float]) -> tuple[float, float]:
+    """The least and the greatest magnitude in an interval."""
+    low, high = abs(value["low"]), abs(value["high"])
+    return 0.0 if value["low"] <= 0 <= value["high"] else min(low, high), max(low, high)
+
+
+def _unless_single(cell: dict[str, Any], part: Part) -> Part:
+    """A number without an interval decides nothing."""
+    if cell["value"]["low"] < cell["value"]["high"]:
+        return part
+    return Part("open", f"{part.text}: one value says nothing of its spread")
+
+
+def judge(claims: Sequence[Claim], document: dict[str, Any]) -> list[tuple[Claim, Verdict]]:
+    results = Results(document)
+    return [(claim, claim.predicate(results)) for claim in claims]

@@ -1,0 +1,281 @@
+"""The studies that measure finished runs: Tables 3, 10 and 11, figures 2 to 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spar.studies import measure
+from spar.studies.claims import Claim, Part, Results, Sign, Verdict, above, below, best, better, together
+from spar.studies.grid import TEN, Measurement, Study, Task, Variant
+from spar.studies.study_scores import GEOMETRY, label, own_run, preset, regimes
+
+Document = dict[str, Any]
+Cells = list[dict[str, Any]]
+THREE = ("spar-mlp", "spar-plas", "spar-proj")
+
+
+def runs_of(*algos: str) -> Any:
+    return lambda task: [Variant(label(algo), algo) for algo in algos]
+
+
+def no_scores(task: Task, budget: str) -> Sequence[Variant]:
+    """A study all of whose cells are measured."""
+    return ()
+
+
+def sample(row: str, column: str, unit: str, values: Sequence[float], value: tuple[float, float, float] | None = None) -> dict[str, Any]:
+    """A cell of one number a seed; `value` is its mean, low and high where the seeds' own intervals are known."""
+    given = None if value is None else dict(zip(("mean", "low", "high"), map(float, value), strict=True))
+    return {"row": row, "column": column, "unit": unit, "samples": [[float(one)] for one in values], "value": given}
+
+
+# Table 3
+
+
+def conflict_cells(column: str, document: Document) -> Cells:
+    """Both readings of the step; an interval reaches over those of all seeds."""
+    seeds = [one for one in document["seeds"].values() if one is not None]
+    found = []
+    for reading, ending in (("alone", ""), ("in_training", ", in training")):
+        for name in ("dd", "vsd"):
+            own = [one[reading][name] for one in seeds]
+            if own:
+                mean, low, high = np.mean([i["mean"] for i in own]), min(i["low"] for i in own), max(i["high"] for i in own)
+                found.append(sample(name.upper() + ending, column, "loss", [i["mean"] for i in own], (mean, low, high)))
+    return found
+
+
+TABLE3 = Study(
+    name="table3",
+    title="Does value guidance damage the fit?",
+    source="Table 3, section 4.3",
+    about=(
+        "DD, the guidance step along the gradient of the fit, and VSD, what the step adds to the fit's loss; positive: damage. "
+        "DD and VSD are of a step of guidance alone through a fresh Adam, those in training of what it changes in the run's next step."
+    ),
+    variants=no_scores,
+    paper="table3",
+    measurements=(Measurement("conflict", measure.conflict, runs_of(*THREE), smoke={"groups": 2}, cells=conflict_cells),),
+    claims=(
+        *(Claim(f"The value gradient of {own} opposes the fit: DD above 0", above((own, "DD"), 0.0)) for own in ("SPAR-MLP", "SPAR-PLAS")),
+        *(
+            Claim(f"SPAR-PROJ's {name} is at least ten times below that of {other}", below(("SPAR-PROJ", name), (other, name), 10.0))
+            for name in ("DD", "VSD")
+            for other in ("SPAR-MLP", "SPAR-PLAS")
+        ),
+    ),
+    notes=("Brackets reach over the seeds' 95 % intervals over batches.",),
+)
+
+
+# Table 10
+
+
+def pair(eta_abs: float, eta_rel: float) -> str:
+    """(1e9, 1e9), as the paper writes thresholds that nothing passes."""
+    return f"({', '.join(f'{value:g}'.replace('e+09', 'e9').replace('0.0001', '1e-4') for value in (eta_abs, eta_rel))})"
+
+
+def threshold_cells(column: str, document: Document) -> Cells:
+    return [
+        {
+            "row": "",
+            "column": pair(one["eta_abs"], one["eta_rel"]),
+            "unit": None,
+            "returns": one["returns"],
+            "acceptance": float(np.mean(one["acceptance"])),
+        }
+        for one in document["settings"]
+    ]
+
+
+DEFAULT_GATE = pair(1e-4, 0.01)
+OTHER_GATES = [pair(*both) for both in measure.PAPER_THRESHOLDS if pair(*both) != DEFAULT_GATE]
+
+TABLE10 = Study(
+    name="table10",
+    title="Thresholds of the gate",
+    source="Table 10, C.2.2",
+    about="One trained policy, that of the task's preset, behind gates with other (eta_abs, eta_rel); nothing is retrained.",
+    variants=no_scores,
+    paper="table10",
+    measurements=(Measurement("thresholds", measure.thresholds, own_run, smoke={"episodes": 2}, cells=threshold_cells),),
+    claims=(
+        Claim("The default thresholds return more than all others", best(DEFAULT_GATE, OTHER_GATES)),
+        Claim("They return more than the anchor alone", better(DEFAULT_GATE, pair(1e9, 1e9))),
+        Claim("They return more than always applying the residual", better(DEFAULT_GATE, pair(-1e9, -1e9))),
+    ),
+)
+
+
+# Table 11
+
+
+def latency_cells(column: str, document: Document) -> Cells:
+    found = []
+    for engine in ("deployed", "jax"):
+        own = [one[engine] for one in document["seeds"].values() if engine in one]
+        if own:
+            times = [np.mean([one["ms"][name] for one in own]) for name in ("mean", "q05", "q95")]
+            memory = [one["peak_mib"] for one in own]
+            found.append(sample(engine, f"{column} ms", "ms", [one["ms"]["mean"] for one in own], (times[0], times[1], times[2])))
+            found.append(sample(engine, f"{column} MB", "MiB", memory, (float(np.mean(memory)), min(memory), max(memory))))
+    return found
+
+
+TABLE11 = Study(
+    name="table11",
+    title="Latency and memory of a decision",
+    source="Table 11, C.2.3",
+    about="Milliseconds from an observation to its action at batch size 1, and peak memory of a process that does nothing else.",
+    variants=no_scores,
+    paper="table11",
+    quoted=("DAC ms", "DAC MB"),
+    measurements=(Measurement("latency", measure.latency, runs_of("spar-proj"), smoke={"steps": 20, "warm_up": 5}, cells=latency_cells),),
+    claims=(
+        Claim("The deployed policy decides faster than the paper's SPAR-PROJ did on the paper's machine", lambda r: _faster(r, "deployed")),
+        Claim("So does the compiled one", lambda r: _faster(r, "jax")),
+    ),
+    notes=(
+        "deployed: the exported policy with NumPy alone. jax: the same decision compiled. Brackets: 5 % and 95 % quantiles over steps.",
+        "The paper's machine is not known; DAC is not implemented here.",
+    ),
+)
+
+
+def _faster(results: Results, engine: str) -> Verdict:
+    """Our 95 % quantile of milliseconds against the paper's mean."""
+    parts = []
+    for task, name in results.tasks():
+        cell = results.cell(task, "SPAR-PROJ ms", engine)
+        if cell is None or cell["paper"] is None:
+            parts.append(Part("missing", name))
+            continue
+        ours, theirs = cell["value"], cell["paper"]["mean"]
+        sign: Sign = "shown" if ours["high"] < theirs else "contrary" if ours["low"] > theirs else "open"
+        parts.append(Part(sign, f"{name} {ours['mean']:.3f} ms against {theirs:.3f} ms"))
+    return together(parts)
+
+
+# Figures 2 and 5
+
+
+def residual_cells(column: str, document: Document) -> Cells:
+    """Mean lengths of residuals, and mean Q_rob, of the seed that is drawn."""
+    sets = list(document["seeds"].values())
+    found = []
+    for name in ("logged", "policy"):
+        found.append(sample("", f"length, {name}", "length", [one[name]["length"] for one in sets]))
+    for name in ("logged", "policy", "anchor"):
+        found.append(sample("", f"Q_rob, {name}", "q", [one[name]["q"] for one in sets]))
+    return found
+
+
+RESIDUALS = Measurement("residual_distribution", measure.residual_distribution, own_run, smoke={"samples": 120}, cells=residual_cells)
+SHAPES = Claim("The residuals are compact in medium-replay data and fragmented, narrow or sparse elsewhere", regimes)
+DRAWN = (
+    "Cells: mean length of residuals (actions in [-1, 1]) and mean Q_rob at the same states, first seed.",
+    "The claim is judged by the geometry in residual space (`spar diagnose`), not by the picture.",
+)
+
+FIGURE2 = Study(
+    name="figure2",
+    title="The residuals and their values",
+    source="Figure 2, section 4.2",
+    about="Logged residuals and the learned residual policy's in one t-SNE, coloured by Q_rob.",
+    variants=no_scores,
+    measurements=(RESIDUALS, GEOMETRY),
+    picture="residual_distribution",
+    claims=(SHAPES,),
+    notes=DRAWN,
+)
+FIGURE5 = Study(
+    name="figure5",
+    title="The residuals of all ten tasks",
+    source="Figure 5, C.3",
+    about="As figure 2.",
+    variants=no_scores,
+    tasks=TEN,
+    measurements=(RESIDUALS, GEOMETRY),
+    picture="residual_distribution",
+    claims=(SHAPES,),
+    notes=DRAWN,
+)
+
+
+# Figure 3
+
+
+def support_cells(column: str, document: Document) -> Cells:
+    return [
+        sample(row, column, "ratio", [one["ratio"][name] for one in document["seeds"].values()])
+        for name, row in (("policy", "gated"), ("ungated", "ungated"))
+    ]
+
+
+FIGURE3 = Study(
+    name="figure3",
+    title="How far do actions stray from the log's?",
+    source="Figure 3, section 4.2",
+    about="95 % quantile of the distance to the nearest logged actions, over that of the log's own; left in the picture: boundaries.",
+    variants=no_scores,
+    tasks=("pen-cloned",),
+    paper="figure3",
+    measurements=(
+        Measurement(
+            "action_support", measure.action_support, runs_of("spar-proj", "spar-plas"), smoke={"states": 200}, cells=support_cells
+        ),
+    ),
+    picture="action_support",
+    claims=(
+        Claim("SPAR-PROJ strays less than SPAR-PLAS", below(("SPAR-PROJ", "gated"), ("SPAR-PLAS", "gated"))),
+        Claim("Ungated too", below(("SPAR-PROJ", "ungated"), ("SPAR-PLAS", "ungated"))),
+        Claim("SPAR-PLAS leaves the log's boundary: a ratio above 1", above(("SPAR-PLAS", "gated"), 1.0)),
+    ),
+    notes=("The paper does not say whether its policies were gated; its number stands beside both.",),
+)
+
+
+# Figure 4
+
+CONTRACTION = "log10 (D_A / 2 δ_ρ)^d"
+
+
+def space_cells(column: str, document: Document) -> Cells:
+    columns = (
+        ("D_A", "global_diameter"), ("2 δ_ρ", "residual_diameter"), (CONTRACTION, "log10_dominant"), ("log10 eq. 23", "log10_efficiency"),
+    )  # fmt: skip
+    return [sample("", name, "length", [one[key] for one in document["seeds"].values()]) for name, key in columns]
+
+
+FIGURE4 = Study(
+    name="figure4",
+    title="How much smaller is the residual space?",
+    source="Figure 4, appendix A; eqs. 3 and 23",
+    about="Diameters that hold 95 % of the distances between logged actions and of twice the residuals, and what eq. 23 makes of them.",
+    variants=no_scores,
+    tasks=TEN,
+    measurements=(Measurement("action_space", measure.action_space, own_run, smoke={"pairs": 500}, cells=space_cells),),
+    picture="action_space",
+    claims=(Claim("The residual space is smaller than the action space", above((CONTRACTION, ""), 0.0)),),
+)
+
+
+# Figure 6
+
+FIGURE6 = Study(
+    name="figure6",
+    title="Training curves",
+    source="Figure 6, C.4",
+    about="The task's preset; the table has the final evaluation.",
+    variants=lambda task, budget: [preset("SPAR", task), preset("Base", task, shows="anchor")],
+    tasks=TEN,
+    measurements=(Measurement("training_curves", measure.training_curves, own_run),),
+    picture="training_curves",
+    claims=(Claim("The policy ends above its anchor", better("SPAR", "Base")),),
+)
+
+STUDIES = (TABLE3, TABLE10, TABLE11, FIGURE2, FIGURE3, FIGURE4, FIGURE5, FIGURE6)

@@ -1,0 +1,239 @@
+"""The studies that move settings: Tables 4, 5, 6 and 8, and what the paper leaves open."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from spar import api, registry
+from spar.method import imitation, residual, weighting
+from spar.presets import PRESETS
+from spar.studies.claims import Claim, Place, Results, Verdict, alike, best, better, steadier, together
+from spar.studies.claims import against_all as against
+from spar.studies.grid import SMOKE, TEN, Study, Task, Variant, guide_edit, guide_weight, value_of
+from spar.studies.study_scores import label
+
+GUIDES, UNCERTAINTIES, TEMPERATURES = (0.0, 0.5, 2.0), (0.0, 0.5, 2.0), (0.1, 0.3, 1.0)
+FILTERS = ("soft", "hard")
+UNIFORM = "uniform"
+
+
+def of(symbol: str, value: Any) -> str:
+    return f"{symbol} = {value:g}" if isinstance(value, float) else str(value)
+
+
+# Table 4
+
+
+def table4(task: Task, budget: str) -> list[Variant]:
+    others = [algo for algo in ("spar-mlp", "spar-plas", "spar-proj") if algo != task.algo]
+    return [Variant(of("λ_g", value), algo, guide_edit(algo, value), row=label(algo)) for algo in (task.algo, *others) for value in GUIDES]
+
+
+def along(row: str) -> list[Place]:
+    return [(of("λ_g", value), row) for value in GUIDES]
+
+
+TABLE4 = Study(
+    name="table4",
+    title="The weight of value guidance",
+    source="Table 4, section 4.3",
+    about="Each variant with three weights lambda_g of its improvement step, the rest as in the task's preset.",
+    variants=table4,
+    paper="table4",
+    claims=(
+        Claim("On narrow and sparse data SPAR-PROJ's scores spread less over lambda_g than SPAR-PLAS's",
+              steadier(along("SPAR-PROJ"), along("SPAR-PLAS"), "narrow", "sparse")),
+        Claim("Latent self-imitation improves SPAR-PROJ: lambda_g = 0.5 over 0",
+              better(("λ_g = 0.5", "SPAR-PROJ"), ("λ_g = 0", "SPAR-PROJ"))),
+        Claim("On unimodal residuals the value gradient improves SPAR-MLP: lambda_g = 0.5 over 0",
+              better(("λ_g = 0.5", "SPAR-MLP"), ("λ_g = 0", "SPAR-MLP"), "unimodal")),
+        Claim("On narrow data a large weight costs SPAR-PLAS: lambda_g = 0.5 over 2",
+              better(("λ_g = 0.5", "SPAR-PLAS"), ("λ_g = 2", "SPAR-PLAS"), "narrow")),
+        Claim("With dense data a large weight changes little: lambda_g = 0.5 and 2 within ten points, SPAR-MLP where unimodal",
+              alike(("λ_g = 0.5", "SPAR-MLP"), ("λ_g = 2", "SPAR-MLP"), 10.0, "unimodal")),
+        Claim("The same of SPAR-PROJ where multimodal",
+              alike(("λ_g = 0.5", "SPAR-PROJ"), ("λ_g = 2", "SPAR-PROJ"), 10.0, "multimodal")),
+    ),
+    notes=("SPAR-PLAS with lambda_g = 0 leaves its latent policy as it was initialised.",),
+)  # fmt: skip
+
+
+# Table 5
+
+
+def table5(task: Task, budget: str) -> list[Variant]:
+    found = []
+    for kept in FILTERS:
+        for temperature in TEMPERATURES:
+            edits: dict[str, Any] = {"weighting.filter": kept, "weighting.temperature": temperature}
+            found.append(Variant(of("T", temperature), task.algo, edits, row=kept))
+        found.append(Variant(UNIFORM, task.algo, {"weighting.filter": kept, "weighting.sensitivity": "uniform"}, row=kept))
+    return found
+
+
+def exponential_over_uniform(results: Results) -> Verdict:
+    """With the filter and the temperature of the task's preset."""
+    parts = []
+    for task, name in results.tasks():
+        preset = api.preset_for(task)
+        if preset:
+            own = (of("T", preset.temperature), preset.filter)
+            parts.append(against(results, task, name, own, [(UNIFORM, kept) for kept in FILTERS]))
+    return together(parts)
+
+
+EVERY_WEIGHT = [(column, kept) for kept in FILTERS for column in (*(of("T", t) for t in TEMPERATURES), UNIFORM)]
+
+TABLE5 = Study(
+    name="table5",
+    title="Filtering and temperature of the weights",
+    source="Table 5, section 4.4",
+    about="The preset's variant with other weights of logged actions and candidates.",
+    variants=table5,
+    paper="table5",
+    claims=(
+        Claim("Weighting by advantage, as in the task's preset, returns more than uniform weights", exponential_over_uniform),
+        Claim("On narrow and sparse data soft filtering at T = 0.3 is best",
+              best(("T = 0.3", "soft"), [p for p in EVERY_WEIGHT if p != ("T = 0.3", "soft")], "narrow", "sparse")),
+        Claim("On sparse data soft filtering returns more than hard at T = 0.3",
+              better(("T = 0.3", "soft"), ("T = 0.3", "hard"), "sparse")),
+        Claim("On multimodal dense data hard filtering returns more than soft at T = 0.3",
+              better(("T = 0.3", "hard"), ("T = 0.3", "soft"), "multimodal")),
+        Claim("On unimodal dense data both filters do alike at T = 1, within ten points",
+              alike(("T = 1", "hard"), ("T = 1", "soft"), 10.0, "unimodal")),
+    ),
+)  # fmt: skip
+
+
+# Table 6
+
+
+def table6(task: Task, budget: str) -> list[Variant]:
+    return [Variant(of("λ_u", value), task.algo, {"critic.lambda_u": value}, row=label(task.algo)) for value in UNCERTAINTIES]
+
+
+TABLE6 = Study(
+    name="table6",
+    title="The weight of the critics' disagreement",
+    source="Table 6, section 4.4",
+    about="The preset's variant with three weights lambda_u of the ensemble's standard deviation in Q_rob.",
+    variants=table6,
+    paper="table6",
+    claims=(
+        Claim("Removing the penalty costs: lambda_u = 0.5 over 0", better("λ_u = 0.5", "λ_u = 0")),
+        Claim("On sparse data too much of it costs: lambda_u = 0.5 over 2", better("λ_u = 0.5", "λ_u = 2", "sparse")),
+        Claim("lambda_u = 0.5 is best", best("λ_u = 0.5", ("λ_u = 0", "λ_u = 2"))),
+    ),
+)
+
+
+# Table 8
+
+OWN = "as in Table 8"
+TUNED = {"critic.expectile": "τ", "critic.lambda_u": "λ_u", "weighting.filter": "filter", "weighting.temperature": "T"}
+TABLE8_ROWS = [preset for preset in PRESETS.values() if preset.source == "Table 8"]
+
+
+def table8(task: Task, budget: str) -> list[Variant]:
+    """The preset, and each of its tuned fields at the other values that Table 8 has for it, one at a time."""
+    config = api.configure(task.name, task.algo).config
+    found = [Variant(OWN, task.algo)]
+    used: dict[str, list[Any]] = {
+        "critic.expectile": sorted({row.expectile for row in TABLE8_ROWS}),
+        "critic.lambda_u": sorted({row.lambda_u for row in TABLE8_ROWS}),
+        "weighting.filter": sorted({row.filter for row in TABLE8_ROWS}),
+        "weighting.temperature": sorted({row.temperature for row in TABLE8_ROWS}),
+    }
+    symbols, guide = dict(TUNED), guide_weight(config)
+    if guide:
+        used[guide], symbols[guide] = sorted({row.lambda_g for row in TABLE8_ROWS}), "λ_g"
+    for path, values in used.items():
+        for value in values:
+            if value != value_of(config, path):
+                found.append(Variant(of(symbols[path], value), task.algo, {path: value}))
+    others = sorted({row.algo for row in TABLE8_ROWS} - {task.algo})
+    return found + [Variant(label(algo), algo) for algo in others]
+
+
+def preset_is_best(results: Results) -> Verdict:
+    parts = []
+    for task, name in results.tasks():
+        columns = {cell["column"] for cell in results.cells if cell["task"] == task} - {OWN}
+        parts.append(against(results, task, name, OWN, sorted(columns)))
+    return together(parts)
+
+
+TABLE8 = Study(
+    name="table8",
+    title="The tuned settings against their neighbours",
+    source="Table 8, C.1",
+    about="The task's preset, and each field that Table 8 tunes moved to the other values that it uses, one at a time.",
+    variants=table8,
+    claims=(Claim("No neighbour returns as much as the preset", preset_is_best),),
+    notes=("The paper says which settings were best and does not print the others.",),
+)
+
+
+# What the paper leaves open
+
+READINGS: tuple[str, ...] = typing.get_args(typing.get_type_hints(imitation.Config)["reading"])
+SIGMAS: tuple[str, ...] = typing.get_args(typing.get_type_hints(weighting.Config)["sigma"])
+SCALES: tuple[str, ...] = typing.get_args(residual.GuideScale)
+SIGMA, READING, SCALE = "weighting.sigma", "imitation.reading", "residual.guide_scale"
+
+
+def readings(task: Task, budget: str) -> list[Variant]:
+    """One factor at a time around the defaults; with larger budgets than quick every reading with every sigma too."""
+    proj = registry.get("spar-proj").default
+    default_first = sorted(READINGS, key=lambda reading: reading != value_of(proj, READING))
+    found = [Variant(_reading(reading), "spar-proj", {READING: reading}, "SPAR-PROJ") for reading in default_first]
+    found += [Variant(_sigma(sigma), "spar-proj", {SIGMA: sigma}, "SPAR-PROJ") for sigma in SIGMAS]
+    found += [Variant(_sigma(sigma), "spar-mlp", {SIGMA: sigma}, "SPAR-MLP") for sigma in SIGMAS]
+    found += [Variant(_scale(scale), "spar-mlp", {SCALE: scale}, "SPAR-MLP") for scale in SCALES]
+    if budget not in (SMOKE, "quick"):
+        found += [
+            Variant(f"{_reading(reading)}, {_sigma(sigma)}", "spar-proj", {READING: reading, SIGMA: sigma}, "SPAR-PROJ")
+            for reading in READINGS
+            for sigma in SIGMAS
+            if reading != value_of(proj, READING) and sigma != value_of(proj, SIGMA)
+        ]
+    return found
+
+
+def _reading(value: str) -> str:
+    return f"reading {value}"
+
+
+def _sigma(value: str) -> str:
+    return f"σ_Q {value}"
+
+
+def _scale(value: str) -> str:
+    return f"guide {value}"
+
+
+def _default_best(algo: str, path: str, values: tuple[str, ...], named: Any) -> Claim:
+    own = value_of(registry.get(algo).default, path)
+    others = [(named(value), label(algo)) for value in values if value != own]
+    text = f"{label(algo)}: {path} = {own}, the default, returns more than {' and '.join(v for v in values if v != own)}"
+    return Claim(text, best((named(own), label(algo)), others))
+
+
+READINGS_STUDY = Study(
+    name="readings",
+    title="What the paper leaves open",
+    source="Eq. 10, Proposition 3.3, Algorithm 4; sigma_Q of 3.2.2; the scale of eq. 7",
+    about="Readings of latent self-imitation, of sigma_Q and of the guide term, one at a time around the defaults on the task's preset.",
+    variants=readings,
+    tasks=TEN,
+    claims=(
+        _default_best("spar-proj", READING, READINGS, _reading),
+        _default_best("spar-proj", SIGMA, SIGMAS, _sigma),
+        _default_best("spar-mlp", SIGMA, SIGMAS, _sigma),
+        _default_best("spar-mlp", SCALE, SCALES, _scale),
+    ),
+    notes=("The claims are this project's: the paper does not say which is meant.",),
+)
+
+STUDIES = (TABLE4, TABLE5, TABLE6, TABLE8, READINGS_STUDY)

@@ -1,0 +1,174 @@
+"""A result document as text: its table with the paper's numbers beside ours, the verdicts, and what a reader must know of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spar.studies import claims
+from spar.studies.claims import Claim, Verdict
+from spar.studies.grid import SMOKE, unique
+from spar.studies.results import RETURN, SCORE, flattened
+
+FEW_SEEDS = 3
+MANY_COLUMNS = 6  # more than this lie down the side
+DOUBT = "†"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        line = ["---", *["---:"] * (len(self.header) - 1)]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [self.header, line, *self.rows])
+
+
+def table(document: dict[str, Any]) -> Table:
+    """Rows are tasks (and rows within them), columns the study's; where those are many, the other way round."""
+    cells = document["cells"]
+    columns = unique(cell["column"] for cell in cells)
+    rows = list(dict.fromkeys((cell["task"], cell["row"]) for cell in cells))
+    texts = {(cell["task"], cell["row"], cell["column"]): text(cell) for cell in cells}
+    labels = [" ".join(filter(None, (task_label(document, task), row))) for task, row in rows]
+    if len(columns) <= MANY_COLUMNS:
+        lines = [[label, *(texts.get((*row, column), "") for column in columns)] for label, row in zip(labels, rows, strict=True)]
+        return Table(["", *columns], lines)
+    return Table(["", *labels], [[column, *(texts.get((*row, column), "") for row in rows)] for column in columns])
+
+
+def task_label(document: dict[str, Any], task: str) -> str:
+    short = document["tasks"][task]["paper"]
+    return f"{task} ({short})" if short else task
+
+
+def text(cell: dict[str, Any]) -> str:
+    """`29.1 [27.0, 31.2] (101.9 ± 0.4)`: ours with its interval, the paper's in parentheses; one of them where the other is missing."""
+    ours = "failed" if cell["failed"] else ""
+    if cell["value"] is not None:
+        mean, low, high = (number(cell["value"][key], cell["unit"]) for key in ("mean", "low", "high"))
+        ours = mean if low == high else f"{mean} [{low}, {high}]"
+    printed = cell["paper"]
+    if printed is None:
+        return ours
+    theirs = f"{printed['mean']:g}" + (f" ± {printed['std']:g}" if printed["std"] is not None else "")
+    return f"{ours} ({theirs}{DOUBT if printed['doubt'] else ''})".strip()
+
+
+def number(value: float, unit: str | None) -> str:
+    if unit in (SCORE, RETURN):
+        return f"{value:.1f}"
+    return {"ms": f"{value:.3f}", "MiB": f"{value:.0f}"}.get(unit or "", f"{value:.3g}")
+
+
+def verdicts(document: dict[str, Any], of: Sequence[Claim]) -> list[str]:
+    """A paragraph that counts the verdicts, then each claim with its own and with the numbers behind it."""
+    judged = claims.judge(of, document)
+    if not judged:
+        return []
+    words = [verdict.word for _, verdict in judged]
+    counts = [f"{words.count(word)} {shown}" for word, shown in COUNTED.items() if word in words]
+    sentence = f"Of {len(words)} claims, {', '.join(counts)}." if len(words) > 1 else f"The claim {SINGLE[words[0]]}."
+    return [sentence, "\n".join(f"- **{verdict.word}**: {claim.text}. {because(verdict)}" for claim, verdict in judged)]
+
+
+SINGLE = {"holds": "holds", "does not hold": "does not hold", "undecided": "stays undecided", claims.MISSING: claims.MISSING}
+COUNTED = {"holds": "held", "does not hold": "did not hold", "undecided": "stayed undecided", claims.MISSING: "could not be judged"}
+
+
+def because(verdict: Verdict) -> str:
+    found = verdict.because.removeprefix(f"{claims.MISSING}: ")
+    return f"{found[:1].upper()}{found[1:]}."
+
+
+def reading(document: dict[str, Any]) -> list[str]:
+    """How to read the table: units, intervals, conditions, and every doubt, a line each."""
+    cells, seeds = document["cells"], document["seeds"]
+    ours = [cell for cell in cells if cell["value"] is not None]
+    found = []
+    if document["budget"] == SMOKE:
+        found.append("A smoke study shows that every part works; its numbers and verdicts mean nothing.")
+    elif len(seeds) < FEW_SEEDS:
+        found.append(f"Fewer than {FEW_SEEDS} seeds: a first look, not evidence.")
+    if any(cell["unit"] == SCORE for cell in ours):
+        spread = "the episodes of one seed, not the spread between seeds" if len(seeds) == 1 else "seeds and their episodes"
+        found.append(f"Normalised scores; brackets: 95 % bootstrap interval over {spread}; last checkpoint.")
+    unscored = unique(cell["task"] for cell in ours if cell["unit"] == RETURN)
+    if unscored:
+        found.append(f"Plain returns, because they have no reference score: {', '.join(unscored)}.")
+    if any(cell["paper"] for cell in cells):
+        found.append("Parentheses: what the paper prints for D4RL's own data and simulators; these datasets follow D4RL's recipes.")
+    for doubt in unique(cell["paper"]["doubt"] for cell in cells if cell["paper"] and cell["paper"]["doubt"]):
+        found.append(f"{DOUBT} {doubt}.")
+    for cell in cells:
+        if cell["failed"]:
+            found.append(f"{where(document, cell)} has no number: {cell['failed']}.")
+    return [*found, *document["notes"], *unflattened(document), *edited(document)]
+
+
+def unflattened(document: dict[str, Any]) -> list[str]:
+    """Which runs were still climbing when they ended, and which were evaluated too seldom to tell."""
+    lines, untold = [], 0
+    for cell in _one_a_run(document):
+        flat = flattened(cell)
+        untold += flat is None
+        if flat is False:
+            mean, low = cell["curve"][-1][2:4]
+            shown, limit = number(mean, cell["unit"]), number(low, cell["unit"])
+            lines.append(f"{where(document, cell)} (last evaluation {shown}, its interval from {limit}, lies above the third quarter)")
+    found = [f"Not flattened, so more training may change them: {'; '.join(lines)}."] if lines else []
+    return found + ([f"Runs with too few evaluations to tell whether they had flattened: {untold}."] if untold else [])
+
+
+def edited(document: dict[str, Any]) -> list[str]:
+    """Cells whose printed mean is not that of their own episodes: somebody changed one of them."""
+    found = []
+    for cell in document["cells"]:
+        values = claims.samples(cell) if cell["returns"] is not None else None
+        if values is not None and not np.isclose(values.mean(), cell["value"]["mean"], rtol=1e-6, atol=1e-6):
+            stated, own = number(cell["value"]["mean"], cell["unit"]), number(float(values.mean()), cell["unit"])
+            found.append(f"{where(document, cell)}: the file says {stated}, its episodes say {own}: the file was changed by hand.")
+    return found
+
+
+def where(document: dict[str, Any], cell: dict[str, Any]) -> str:
+    return " ".join(filter(None, (task_label(document, cell["task"]), cell["row"], cell["column"])))
+
+
+def _one_a_run(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trained policy's cell of each run."""
+    found = {cell["run"]: cell for cell in document["cells"] if cell["run"] and cell["curve"] and cell["shows"] == "policy"}
+    return list(found.values())
+
+
+def section(document: dict[str, Any], of: Sequence[Claim], picture: str | None, level: str = "##") -> str:
+    """A study's part of the page; `picture` is the address of its picture from there."""
+    parts = [f"{level} {document['study']}: {document['title']}", f"{document['source']}. {document['about']}"]
+    if picture:
+        parts.append(f"![{document['title']}]({picture})")
+    if document["cells"]:
+        parts.append(table(document).markdown())
+    parts += verdicts(document, of)
+    notes = reading(document)
+    if notes:
+        parts.append("\n".join(f"- {note}" for note in notes))
+    parts.append(f"`{document['command']}`: {conditions(document)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def conditions(document: dict[str, Any]) -> str:
+    """Budget, updates, seeds, data, commit and cost."""
+    steps, machine, memory = document["steps"], document["machine"] or {}, document["peak_memory_mib"]
+    episodes = unique(f"{about['episodes']}" for about in document["tasks"].values())
+    data = ", ".join(f"{name} {about['fingerprint']} ({about['transitions']:,} transitions)" for name, about in document["tasks"].items())
+    return (
+        f"budget {document['budget']}, {steps['anchor']:,} + {steps['residual']:,} updates, "
+        f"seeds {', '.join(map(str, document['seeds']))}, "
+        f"{' or '.join(episodes)} episodes a seed; {data}; commit {', '.join(c[:12] for c in document['commits']) or 'unknown'}; "
+        f"{machine.get('cores', '?')} cores, {', '.join(machine.get('devices', ['no device known']))}"
+        + (f"; at most {memory:,.0f} MiB." if memory else ".")
+    )

@@ -1,0 +1,227 @@
+"""Claims, tables and the paper's numbers, on documents that are written here: what must hold, must not, and must stay open."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from spar.presets import PRESETS
+from spar.studies import claims, paper, results, tables
+from spar.studies.claims import Claim, Place, Results
+from spar.studies.grid import PAPER_TASKS
+from spar.studies.study_scores import LABELS
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.normal(size=(3, 40))
+
+
+def cell(task: str, column: str, values: Any = None, row: str = "", **more: Any) -> dict[str, Any]:
+    """Plain returns (S, E) in a column."""
+    table = None if values is None else np.asarray(values, float)
+    value = None if table is None else {"mean": table.mean(), "low": table.mean() - 0.1, "high": table.mean() + 0.1}
+    returns = None if table is None else table.tolist()
+    empty = {"paper": None, "run": None, "shows": "policy", "failed": None, "reference": None, "samples": None, "curve": []}
+    return {**empty, "task": task, "row": row, "column": column, "unit": "return", "returns": returns, "value": value, **more}
+
+
+def document(*cells: dict[str, Any], regimes: dict[str, str | None] | None = None) -> dict[str, Any]:
+    tasks = {name: {"paper": None, "regime": regime} for name, regime in (regimes or {"t": None}).items()}
+    return {"cells": list(cells), "tasks": tasks, "seeds": [0, 42, 123], "measured": {}, "notes": [], "budget": "quick"}
+
+
+def verdict(predicate: Any, *cells: dict[str, Any], **more: Any) -> claims.Verdict:
+    found: claims.Verdict = predicate(Results(document(*cells, **more)))
+    return found
+
+
+def test_the_interval_decides_not_the_mean() -> None:
+    """A paired difference of one with its noise in common is shown; the same in unpaired noise of ten is open."""
+    better = claims.better("a", "b")
+    shown = verdict(better, cell("t", "a", 10 * NOISE + 1), cell("t", "b", 10 * NOISE))
+    assert shown.held is True and shown.word == "holds" and "+1.0 [+1.0, +1.0]" in shown.because
+    contrary = verdict(better, cell("t", "a", 10 * NOISE - 1), cell("t", "b", 10 * NOISE))
+    assert contrary.held is False and contrary.word == "does not hold"
+    other = 10 * RNG.normal(size=NOISE.shape)
+    other += 10 * NOISE.mean() - other.mean()
+    undecided = verdict(better, cell("t", "a", 10 * NOISE + 1), cell("t", "b", other))
+    assert undecided.held is None and undecided.word == "undecided"
+
+
+def test_what_is_missing_is_not_judged() -> None:
+    lone = verdict(claims.better("a", "b"), cell("t", "a", NOISE), cell("t", "b", failed="diverged"))
+    assert lone.held is None and lone.word == "cannot be judged" and "no b" in lone.because
+    assert verdict(claims.better("a", "b", "sparse"), cell("t", "a", NOISE)).word == "cannot be judged"
+    unequal = verdict(claims.better("a", "b"), cell("t", "a", NOISE + 9), cell("t", "b", NOISE[:2]))
+    assert unequal.word == "cannot be judged" and "unequal" in unequal.because
+    single = verdict(claims.better("a", "b"), cell("t", "a", [[2.0]]), cell("t", "b", [[1.0]]))
+    assert single.word == "undecided"
+
+
+def test_one_contrary_task_refutes_and_an_open_one_leaves_it_open() -> None:
+    good, bad, same = NOISE + 2, NOISE - 2, RNG.normal(size=NOISE.shape)
+    for second, word in ((good, "holds"), (bad, "does not hold"), (same, "undecided")):
+        cells = [cell("s", "a", good), cell("s", "b", NOISE), cell("t", "a", second), cell("t", "b", NOISE)]
+        found = verdict(claims.better("a", "b"), *cells, regimes={"s": "sparse", "t": "narrow"})
+        assert found.word == word, found.because
+        assert verdict(claims.better("a", "b", "sparse"), *cells, regimes={"s": "sparse", "t": "narrow"}).word == "holds"
+
+
+def test_best_needs_all_of_the_others() -> None:
+    best = claims.best("a", ("b", "c"))
+    a, b, c = cell("t", "a", NOISE + 3), cell("t", "b", NOISE + 2), cell("t", "c", NOISE)
+    assert verdict(best, a, b, c).held is True
+    without = verdict(best, a, b)
+    assert without.word == "undecided" and "without c" in without.because
+    ahead = verdict(best, a, cell("t", "b", NOISE + 4))
+    assert ahead.held is False and "over b -1.0" in ahead.because
+    assert verdict(best, a).word == "cannot be judged"
+
+
+def test_spread_collapse_likeness() -> None:
+    rows: dict[str, list[Place]] = {name: [(column, name) for column in "xyz"] for name in ("calm", "wild")}
+    heights = {"calm": (0.0, 0.5, 0.2), "wild": (0.0, 9.0, 3.0)}
+    cells = [cell("t", c, NOISE + h, row) for row, hs in heights.items() for c, h in zip("xyz", hs, strict=True)]
+    found = verdict(claims.steadier(rows["calm"], rows["wild"]), *cells)
+    assert found.held is True and "+8.5" in found.because
+    assert verdict(claims.steadier(rows["wild"], rows["calm"]), *cells).held is False
+    high, low = cell("t", "high", NOISE + 50), cell("t", "low", NOISE + 10)
+    assert verdict(claims.collapses("low", "high"), high, low).held is True
+    assert verdict(claims.collapses("low", "high"), high, cell("t", "low", NOISE + 40)).held is False
+    near = cell("t", "low", NOISE + 48)
+    assert verdict(claims.alike("high", "low", 10.0), high, near).held is True
+    assert verdict(claims.alike("high", "low", 10.0), high, low).held is False
+    assert verdict(claims.alike("high", "low", 2.0), high, near).word == "undecided"
+
+
+def test_measures_are_compared_by_their_size_and_one_value_decides_nothing() -> None:
+    def measured(column: str, low: float, high: float) -> dict[str, Any]:
+        value = {"mean": (low + high) / 2, "low": low, "high": high}
+        return cell("t", column, unit="loss", samples=[[value["mean"]]], value=value)
+
+    below = claims.below(("a", None), ("b", None), 10.0)
+    large = measured("b", 1.0, 1.2)
+    assert verdict(below, measured("a", -0.01, 0.02), large).held is True
+    assert verdict(below, measured("a", -0.2, -0.1), large).word == "undecided"
+    assert verdict(below, measured("a", -3.0, -2.0), large).held is False
+    assert verdict(below, measured("a", 0.01, 0.01), large).word == "undecided"
+    assert verdict(claims.above(("b", None), 0.9), large).held is True
+    assert verdict(claims.above(("b", None), 1.3), large).held is False
+    assert verdict(claims.above(("b", None), 1.1), large).word == "undecided"
+
+
+def test_scores_are_made_of_returns_and_the_reference() -> None:
+    own = cell("t", "a", [[10.0, 20.0]], reference=[0.0, 40.0])
+    np.testing.assert_allclose(claims.samples(own), [[25.0, 50.0]])
+
+
+def test_the_joint_bootstrap_has_the_width_that_theory_gives() -> None:
+    """The difference of means of n independent standard normals has a standard error of sqrt(2 / n)."""
+    n = 400
+    x, y = RNG.normal(size=(2, 1, n))
+    interval = claims.joint([x, y], claims.difference)
+    assert (interval.high - interval.low) / 2 == pytest.approx(scipy_stats.norm.ppf(0.975) * np.sqrt((x.var() + y.var()) / n), rel=0.12)
+    assert interval.mean == pytest.approx(x.mean() - y.mean())
+
+
+# Tables
+
+
+def test_the_table_shows_ours_beside_the_papers() -> None:
+    doubted = {"mean": 55.0, "std": None, "doubt": "looks exchanged"}
+    own = cell("t", "a", [[1.0, 3.0]], paper={"mean": 101.9, "std": 0.4, "doubt": None})
+    text = tables.table(document(own, cell("t", "b", paper=doubted), cell("t", "c", failed="it diverged"))).markdown()
+    assert text.splitlines()[-1] == "| t | 2.0 [1.9, 2.1] (101.9 ± 0.4) | (55†) | failed |"
+    many = [cell("t", f"column {i}", NOISE + i) for i in range(9)]
+    lines = tables.table(document(*many)).markdown().splitlines()
+    assert len(lines) == 2 + 9 and lines[-1].startswith("| column 8 | ")
+    notes = tables.reading(document(cell("t", "b", paper=doubted), cell("t", "c", failed="it diverged")))
+    assert "† looks exchanged." in notes and "t c has no number: it diverged." in notes
+
+
+def test_curves_that_still_climb_are_named() -> None:
+    """Third quarter of the policy's own updates, 20 of the 30: at 25."""
+    anchor = [[step, "anchor", 0.0, -1.0, 1.0] for step in (5, 10)]
+    for last, flat in (((30, 9.0, 8.0, 10.0), False), ((30, 9.0, 2.0, 16.0), True), ((30, 1.0, 0.5, 1.5), True)):
+        step, *interval = last
+        curve = [*anchor, [15, "policy", 0.0, 0.0, 0.0], [20, "policy", 0.0, 0.0, 0.0], [25, "policy", 3.0, 2.0, 4.0]]
+        climbing = cell("t", "a", NOISE, run="quick/t/a", curve=[*curve, [step, "policy", *interval]])
+        assert results.flattened(climbing) is flat
+        assert any(note.startswith("Not flattened") for note in tables.reading(document(climbing))) is not flat
+    assert results.flattened(cell("t", "a", NOISE, curve=anchor)) is None
+
+
+def test_a_changed_return_is_noticed() -> None:
+    own = document(cell("t", "a", NOISE))
+    assert tables.edited(own) == []
+    changed = copy.deepcopy(own)
+    changed["cells"][0]["returns"][0][0] += 100
+    assert "changed by hand" in tables.edited(changed)[0]
+
+
+def test_the_paragraph_counts_its_verdicts() -> None:
+    cells = [cell("t", "a", NOISE + 1), cell("t", "b", NOISE)]
+    three = [Claim(text, claims.better(*pair)) for text, pair in (("up", ("a", "b")), ("down", ("b", "a")), ("none", ("a", "c")))]
+    sentence, listed = tables.verdicts(document(*cells), three)
+    assert sentence == "Of 3 claims, 1 held, 1 did not hold, 1 could not be judged."
+    assert [line.split("**")[1] for line in listed.splitlines()] == ["holds", "does not hold", "cannot be judged"]
+
+
+# The paper's numbers
+
+
+def test_the_papers_tables_are_whole() -> None:
+    found = paper.tables()
+    four, ten = ["HP-MR", "HC-ME", "Pen-CL", "AM-LD"], [short for short, _ in list(PAPER_TASKS.values())[:10]]
+    tasks = {f"table{n}": four for n in (2, 3, 4, 5, 6, 9, 10, 11, 12, 13)} | {"table1": ten, "table8": ten}
+    sizes = {1: 14, 2: 5, 3: 6, 4: 6, 5: 8, 6: 3, 8: 7, 9: 4, 10: 5, 11: 4, 12: 5, 13: 2, 14: 3}
+    assert set(found) == {f"table{n}" for n in sizes} | {"figure3"}
+    for name, expected in tasks.items():
+        assert sorted(found[name]["cells"]) == sorted(expected), name
+    for n, size in sizes.items():
+        for task, rows in found[f"table{n}"]["cells"].items():
+            assert sum(len(row) for row in rows.values()) == size, (n, task)
+
+
+@pytest.mark.parametrize(
+    ("place", "mean", "std"),
+    [
+        (("table1", "WK-ME", "", "SPAR-PROJ"), 113.4, 0.8),
+        (("table1", "Pen-CL", "", "CQL-AW"), -2.5, None),
+        (("table1", "AM-LD", "", "SPAR-MLP"), 15.0, 5.0),
+        (("table2", "HC-ME", "", "Global SI"), 1.6, None),
+        (("table3", "AM-LD", "VSD", "SPAR-PLAS"), 4.0e-3, None),
+        (("table4", "Pen-CL", "SPAR-PLAS", "λ_g = 2"), 64.2, None),
+        (("table5", "AM-LD", "hard", "T = 1"), 40.0, None),
+        (("table6", "Pen-CL", "SPAR-PROJ", "λ_u = 0"), 39.2, None),
+        (("table9", "HC-ME", "", "FQL"), 106.1, None),
+        (("table10", "HP-MR", "", "(1e-4, -1e9)"), 78.2, None),
+        (("table11", "Pen-CL", "deployed", "DAC MB"), 1608.66, None),
+        (("table12", "HP-MR", "", "Flow base + flow"), 96.2, None),
+        (("table13", "AM-LD", "SPAR-PROJ", "SPAR on it"), 40.0, None),
+        (("table14", "WK-M", "", "Base"), 76.8, None),
+        (("figure3", "Pen-CL", "gated", "SPAR-PLAS"), 6.32, None),
+    ],
+)
+def test_cells_as_printed(place: tuple[str, str, str, str], mean: float, std: float | None) -> None:
+    found = paper.number(*place)
+    assert found is not None and (found["mean"], found["std"]) == (mean, std)
+
+
+def test_numbers_that_are_not_there_or_in_doubt() -> None:
+    assert paper.number("table1", "HP-MR", "", "SPOT") is None and paper.number(None, "HP-MR", "", "IQL") is None
+    assert paper.number("table1", None, "", "IQL") is None and paper.number("table4", "HP-MR", "SPAR-PLAS", "λ_g = 2") is None
+    for task, column, doubted in (("Pen-CL", "IQL", True), ("Pen-CL", "SPAR-PROJ", False), ("HP-MR", "IQL", False), ("HP-MR", "EQL", True)):
+        found = paper.number("table1", task, "", column)
+        assert found is not None and (found["doubt"] is not None) is doubted
+
+
+def test_the_presets_are_table_8() -> None:
+    shorts = {short: task for task, (short, _) in PAPER_TASKS.items()}
+    for short, rows in paper.tables()["table8"]["cells"].items():
+        preset = PRESETS[shorts[short]]
+        own = (preset.expectile, LABELS[preset.algo], preset.lambda_u, preset.lambda_g, preset.filter, preset.temperature, preset.eta_rel)
+        assert own == tuple(rows[""].values())
