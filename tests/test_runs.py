@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 import spar
 from spar import cli, presets
 from spar.data.sources import d4rl
+from spar.runs import health
 from tests.conftest import TINY_FLAGS, plant_log, plant_rows
 
 SMALL = [*TINY_FLAGS, "--steps-anchor", "60", "--steps-residual", "40"]
@@ -168,9 +169,23 @@ def test_posterior_collapse_is_reported(plant_file: Path, tmp_path: Path, capsys
     out = tmp_path / "run"
     flags = [*cvae_flags(SMALL), "--cvae.kl-weight", "1000", "--cvae.learning-rate", "0.01", "--steps-residual", "200"]
     assert cli.main(["train", str(plant_file), "--algo", "spar-cvae", "--out", str(out), *flags]) == 0
-    assert "posterior collapse" in capsys.readouterr().out
+    assert "Posterior collapse" in capsys.readouterr().out
     assert json.loads((out / "summary.json").read_text())["latent"]["collapsed_seeds"] == ["0"]
     assert "Posterior collapse" in (out / "report.html").read_text()
+
+
+def test_critics_that_have_not_settled_are_reported() -> None:
+    def rows(curve: dict[int, float], seed: int) -> list[tuple]:
+        later = [(1, "residual", 50, seed, "q", 1e6)]  # no concern of Stage I's
+        return [(0, "anchor and critics", step, seed, "q", value) for step, value in curve.items()] + later
+
+    settled, rising = {20: 10.0, 80: 99.0, 100: 100.0}, {20: -100.0, 60: -50.0, 100: -40.0}
+    found = health.critics(rows(settled, 0) + rows(rising, 7), 100)
+    assert found == {"drift": {"0": pytest.approx(0.01), "7": pytest.approx(0.25)}, "moving_seeds": ["7"]}
+    told = health.warnings({"latent": None, "critics": found, "skipped_steps": {"0": 0, "7": 3}})
+    assert len(told) == 2 and "seed 7" in told[0] and "+25 %" in told[0] and "3 updates were skipped" in told[1]
+    assert health.critics(rows({100: 1.0}, 0), 100) is None
+    assert health.warnings({"latent": None, "critics": None, "skipped_steps": {"0": 0}}) == []
 
 
 def test_the_python_door(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from spar import files
 from spar.report import plots
 from spar.report.console import labels, percent, verdict
-from spar.runs import auto, experiment
+from spar.runs import auto, experiment, health
 
 
 def write(folder: Path) -> Path:
@@ -27,6 +27,7 @@ def write(folder: Path) -> Path:
         "pictures": pictures,
         "rows": _rows(summary),
         "choice": auto.sentence(summary["choice"]) if summary.get("choice") else None,
+        "warnings": health.warnings(summary),
         "verdict": verdict(summary) if summary["intervals"] else None,
         "accepts": percent(summary["gate"]["acceptance"]) if summary["gate"] else None,
         "offline": _offline(summary),

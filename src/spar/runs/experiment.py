@@ -17,7 +17,7 @@ from spar.data.episodes import HostRows, Log
 from spar.deploy import policy as deploy
 from spar.evaluate import offline, rollout, scores, stats
 from spar.method import gate, topology
-from spar.runs import auto, environment, tables
+from spar.runs import auto, environment, health, tables
 from spar.runs.cache import Cache
 from spar.runs.checkpoint import Checkpoints
 from spar.runs.config import AUTO, CHOICES, DataConfig, RunConfig, algorithm, run_config_from_dict, to_dict
@@ -26,7 +26,6 @@ from spar.types import Algo, DataNeeds, SparError, Stage, State
 TRAINING_SEED, FINAL_SEED, LATER_SEED = 1_000_000, 2_000_000, 3_000_000  # first reset seeds: during training, after it, and asked for later
 SEED_SPACING = 10_000  # between the start states of different later evaluations
 VARIANTS: dict[str, dict[str, float]] = {"anchor": gate.ALWAYS_ANCHOR, "ungated": gate.ALWAYS_RESIDUAL, "policy": {}}
-COLLAPSED_KL = 0.1  # nats: a generative residual below this ignores its latent
 
 
 class Listener(Protocol):
@@ -267,10 +266,13 @@ class _Experiment:
             "choice": auto.read(self.folder),
             "best": self._best(),
             "seconds": self._seconds(),
-            "latent": self._latent(),
+            "latent": health.latent(self.metrics.rows),
+            "critics": health.critics(self.metrics.rows, self.cfg.steps_anchor) if self.algo.gated else None,
             "skipped_steps": skipped,
             "peak_memory_mib": round(environment.peak_memory_mib(), 1),
         }
+        for warning in health.warnings(summary):
+            self.listener.say(f"warning: {warning}")
         files.write_json(self.folder / "summary.json", summary)
         return summary
 
@@ -287,22 +289,6 @@ class _Experiment:
             return None
         (stage, step), values = max(found.items(), key=lambda item: float(np.mean(item[1])))
         return {"stage": self.algo.stages[stage].name, "step": step, "return": float(np.mean(values)), "episodes": len(values)}
-
-    def _latent(self) -> dict[str, Any] | None:
-        """Is the CVAE alive? Its last KL and active units, seed by seed; None where the residual is not generative."""
-        last: dict[str, dict[str, float]] = {"kl": {}, "active_units": {}}
-        for _, _, _, seed, name, value in self.metrics.rows:
-            if name in last:
-                last[name][str(seed)] = float(value)
-        if not last["active_units"]:
-            return None
-        collapsed = [seed for seed, kl in last["kl"].items() if kl < COLLAPSED_KL or last["active_units"][seed] < 1]
-        if collapsed:
-            self.listener.say(
-                f"posterior collapse: the latent of seed {', '.join(collapsed)} carries almost nothing, so its candidates are almost "
-                "one action; lower --cvae.kl-weight or use spar-mlp"
-            )
-        return {**last, "collapsed_seeds": collapsed}
 
 
 def training_rows(log: Log, needs: DataNeeds, cfg: DataConfig) -> HostRows:

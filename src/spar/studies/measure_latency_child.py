@@ -47,15 +47,6 @@ def jitted(run: Path, seed: int) -> Act:
 ENGINES: dict[str, Callable[[Path, int], Act]] = {"deployed": deployed, "jax": jitted}
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process. What getrusage calls so is, in Linux, never below what the parent had when it started us."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return peak_memory_mib()
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
-
-
 def measure(act: Act, observations: np.ndarray, warm_up: int) -> dict[str, float]:
     """Milliseconds a call, over all but the first `warm_up` observations."""
     taken = np.empty(len(observations))
@@ -74,7 +65,7 @@ def main(engine: str, run: str, seed: str, observations: str, warm_up: str) -> N
     act = ENGINES[engine](Path(run), int(seed))
     loaded = time.perf_counter() - began
     ms = measure(act, np.load(observations, allow_pickle=False), int(warm_up))
-    print(json.dumps({"ms": ms, "load": loaded, "peak_mib": peak_mib(), "jax_loaded": "jax" in sys.modules}))
+    print(json.dumps({"ms": ms, "load": loaded, "peak_mib": peak_memory_mib(), "jax_loaded": "jax" in sys.modules}))
 
 
 if __name__ == "__main__":
