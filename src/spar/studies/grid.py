@@ -152,7 +152,7 @@ def configure(task: Task, variant: Variant, budget: str, seeds: Sequence[int]) -
     settings = SMOKE_SETTINGS if budget == SMOKE else {}
     if budget not in (SMOKE, *BUDGETS):
         raise SparError(f"no budget named '{budget}'; there are: {', '.join((SMOKE, *BUDGETS))}")
-    cfg = api.configure(task.name, variant.algo, budget="quick" if budget == SMOKE else budget, seeds=seeds, **settings)
+    cfg = api.configure(task.name, variant.algo, budget="quick" if budget == SMOKE else budget, seeds=seeds, equal_sizes=True, **settings)
     own = shrunk(cfg.config) if budget == SMOKE else cfg.config
     edited = edit(own, variant.edits, variant.algo)
     return run_name(variant.algo, own, edited), dataclasses.replace(cfg, config=edited)

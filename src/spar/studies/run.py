@@ -30,7 +30,7 @@ class Request:
     budget: str = "quick"
     tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
-    runs: Path = Path("runs/studies")
+    runs: Path = Path("results/runs")
     results: Path | None = None  # None: results/ here, or, of a smoke study, beside its runs
 
     @property
