@@ -178,6 +178,7 @@ FROZEN: dict[str, tuple[str, ...]] = {
     "spar-mlp": SPAR_FROZEN,
     "spar-cvae": SPAR_FROZEN,
     "spar-proj": SPAR_FROZEN,
+    "spar-flow": SPAR_FROZEN,
     "spar-plas": (*SPAR_FROZEN, ".residual.params", ".residual.opt"),
     "plas": (".cvae",),
     "lapo": (".action_mean", ".action_std", ".reward_range"),  # statistics of the log
