@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from spar import cli
 from spar.data import catalog, lint, sheets
+from spar.data.rows import from_rows
 from spar.data.sources import d4rl
-from tests.conftest import plant_rows
+from spar.report.lint import show_lint
+from tests.conftest import plant_log, plant_rows
 
 Columns = dict[str, np.ndarray]
 
@@ -190,3 +194,16 @@ def test_the_list_has_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> N
     assert cli.main(["data", "list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("hopper-replay", "pen-human", "pointmaze-large", "kitchen-mixed-v0"))
+
+
+def test_a_log_of_two_rows_is_looked_at_without_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    log = from_rows("two", np.zeros((2, 1)), np.zeros((2, 1)), np.array([3.2, 2.9]), np.array([True, False]), np.zeros(2, bool))
+    report = lint.inspect(log)
+    show_lint(Console(width=120), report)
+    assert report.numbers["coverage"] is None and "coverage" not in capsys.readouterr().out
+
+
+def test_what_a_log_says_in_brackets_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    log = dataclasses.replace(plant_log(), notes=("units: room [degC], valve [%]",))
+    show_lint(Console(width=120), lint.inspect(log))
+    assert "room [degC], valve [%]" in capsys.readouterr().out

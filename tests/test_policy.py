@@ -178,7 +178,10 @@ def test_the_users_controller_replaces_the_anchor() -> None:
     np.testing.assert_allclose(decision.action[~decision.accepted], own[~decision.accepted])
     never = POLICY.with_gate(**gate.ALWAYS_ANCHOR).act(OBS, own)
     np.testing.assert_allclose(never.action, own)
-    assert (POLICY.act(OBS, np.full_like(own, np.nan)).action == POLICY.act(OBS).action).all()  # a broken controller: the clone
+    own[1, 0] = np.nan  # a broken controller: the clone's action, uncorrected, and it says so
+    broken = POLICY.act(OBS, own)
+    np.testing.assert_array_equal(broken.action[1], POLICY.anchor_action(OBS)[1])
+    assert not broken.accepted[1] and broken.reason[1] == deploy.NO_ANCHOR and deploy.NO_ANCHOR not in np.delete(broken.reason, 1)
     with pytest.raises(SparError, match="anchor_action has shape"):
         POLICY.act(OBS, own[:3])
 

@@ -29,5 +29,5 @@ ALGOS: dict[str, Algo] = {
 def get(name: str) -> Algo:
     """Raises SparError for an unknown name."""
     if name not in ALGOS:
-        raise SparError(f"no algorithm named '{name}'; there are: {', '.join(ALGOS)}")
+        raise SparError(f"no algorithm named '{name}'; there are: {', '.join(ALGOS)}, auto")
     return ALGOS[name]

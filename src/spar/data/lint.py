@@ -169,9 +169,11 @@ def _jumps(log: Log) -> dict[str, Any]:
     }
 
 
-def _coverage(log: Log) -> dict[str, Any]:
+def _coverage(log: Log) -> dict[str, Any] | None:
     """How many directions the states spread in, and how alone a state is: the median distance to its nearest neighbour in another part of
-    the log, in standard deviations a dimension."""
+    the log, in standard deviations a dimension. None for a log too short to say."""
+    if len(log) < 2:
+        return None
     rng = np.random.default_rng(0)
     pool = np.sort(rng.permutation(len(log))[:NEIGHBOUR_POOL])
     states = gather(log.observations, log.obs_index[pool])
@@ -185,7 +187,7 @@ def _coverage(log: Log) -> dict[str, Any]:
     nearest = np.sqrt(np.maximum(distance.min(1), 0) / states.shape[1])
     return {
         "directions_with_95_percent_of_variance": int(np.searchsorted(share, 0.95) + 1),
-        "median_nearest_neighbour": float(np.median(nearest)) if len(pool) > 1 else None,
+        "median_nearest_neighbour": float(np.median(nearest)),
     }
 
 

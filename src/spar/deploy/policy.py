@@ -34,7 +34,8 @@ BAD_SCORE = "anchor: a critic's score is not finite"
 OUT_OF_RANGE = "anchor: observation outside the logged range"
 NOT_FINITE = "anchor: observation not finite"
 WRONG_SHAPE = "anchor: observation has the wrong shape"
-REASONS = (ACCEPTED, BELOW, BAD_SCORE, OUT_OF_RANGE, NOT_FINITE, WRONG_SHAPE)
+NO_ANCHOR = "anchor: anchor_action is not finite, the clone's stands in"
+REASONS = (ACCEPTED, BELOW, BAD_SCORE, OUT_OF_RANGE, NOT_FINITE, WRONG_SHAPE, NO_ANCHOR)
 
 NO_GATE = "policy: no gate"
 FALLBACK = "fallback: "  # instead of "anchor: ": your controller's action, or this policy's for the repaired observation
@@ -86,7 +87,8 @@ class Policy:
 
     def act(self, obs: np.ndarray, anchor_action: np.ndarray | None = None) -> Decision:
         """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units. `anchor_action`: same leading shape, the action that your
-        own controller would take; it then replaces the cloned anchor, as the fallback and as what the residual corrects."""
+        own controller would take; it then replaces the cloned anchor, as the fallback and as what the residual corrects. Where it is not
+        finite, the clone's action is taken and nothing is corrected. Raises SparError when it has another shape."""
         with np.errstate(all="ignore"):
             return self._act(np.asarray(obs), anchor_action)
 
@@ -99,14 +101,15 @@ class Policy:
         repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), self.scaler.obs_low, self.scaler.obs_high)
         s = self.scaler.obs_in(np.where((finite & in_range)[:, None], rows, repaired))
         own = self._own(s)
-        a_base = self._fallback(own, anchor_action)
+        a_base, given = self._fallback(own, anchor_action)
+        steady = given | (not self.gated)  # without a gate, anchor_action is a fallback alone
 
         best, verdict = self._rectify(s, a_base) if self.gated else (own, self._no_gate(own))
-        accepted = verdict.accepted & finite & in_range & np.isfinite(best).all(-1)
+        accepted = verdict.accepted & finite & in_range & steady & np.isfinite(best).all(-1)
         support = np.linalg.norm(best - a_base, axis=-1) / self.description["delta_rho"] if self.gated else np.zeros(len(s))
 
         scored = np.isfinite(verdict.gain)
-        reason = np.select([~np.full(len(s), fits), ~finite, ~in_range, ~scored, ~accepted], [5, 4, 3, 2, 1], 0)
+        reason = np.select([~np.full(len(s), fits), ~finite, ~in_range, ~steady, ~scored, ~accepted], [5, 4, 3, 6, 2, 1], 0)
         action = self.scaler.action_out(np.where(accepted[:, None], best, a_base))
         gain = np.where(finite & in_range & scored, verdict.gain, -np.inf)
         reasons = REASONS if self.gated else NO_GATE_REASONS
@@ -145,15 +148,15 @@ class Policy:
         settings = self.description["actor"]
         return np.clip(np.nan_to_num(KINDS[settings["kind"]](settings, self.arrays, s, self._rng)), -1.0, 1.0)
 
-    def _fallback(self, own: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-        """`given`, your controller's action, wherever it is usable, else `own`."""
+    def _fallback(self, own: np.ndarray, given: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """`given`, your controller's action, wherever it is usable, else `own`; and (B,) where what was given is usable."""
         if given is None:
-            return own
+            return own, np.ones(len(own), bool)
         given = np.atleast_2d(np.asarray(given, np.float32))
         if given.shape != own.shape:
             raise SparError(f"anchor_action has shape {given.shape}, expected {own.shape}")
-        usable = np.isfinite(given).all(-1, keepdims=True)
-        return np.where(usable, np.clip(self.scaler.action_in(given), -1.0, 1.0), own)
+        usable = np.isfinite(given).all(-1)
+        return np.where(usable[:, None], np.clip(self.scaler.action_in(given), -1.0, 1.0), own), usable
 
     def _residuals(self, s: np.ndarray, a_base: np.ndarray) -> np.ndarray:
         """(K, B, A) candidate residuals."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 
 from spar.data.lint import Report
 
@@ -16,7 +17,7 @@ def show_lint(console: Console, report: Report, brief: bool = False) -> None:
     lengths, rewards, returns = n["lengths"], n["rewards"], n["returns"]
 
     def line(name: str, text: str) -> None:
-        console.print(f"[bold]{name:<14}[/]{text}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]{escape(f'{name:<14}')}[/]{escape(text)}", soft_wrap=True, highlight=False)
 
     line(report.name, f"{n['transitions']:,} transitions in {n['episodes']:,} episodes, fingerprint {n['fingerprint']}")
     line(
@@ -51,7 +52,7 @@ def show_lint(console: Console, report: Report, brief: bool = False) -> None:
         )
     line("duplicates", f"{n['duplicate_transitions']:,} of {n['transitions_looked_at']:,} transitions")
     for finding in report.findings:
-        console.print(f"[{STYLE[finding.level]}]{finding.level:<14}[/]{finding.text}", soft_wrap=True, highlight=False)
+        console.print(f"[{STYLE[finding.level]}]{finding.level:<14}[/]{escape(finding.text)}", soft_wrap=True, highlight=False)
     verdict = "cannot train" if report.errors else "can train"
     line("verdict", f"{verdict}; {len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings")
 

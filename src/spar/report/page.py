@@ -32,7 +32,7 @@ def write(folder: Path) -> Path:
         "accepts": percent(summary["gate"]["acceptance"]) if summary["gate"] else None,
         "offline": _offline(summary),
         "behaviour": _behaviour(summary["returns"]["behaviour"]),
-        "name": folder.resolve().name,
+        "policy": (folder / "policy").as_posix(),
     }
     loader = jinja2.PackageLoader("spar.report", "templates")
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("report.html")

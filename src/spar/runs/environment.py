@@ -47,9 +47,9 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, None for an installed package."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "log", "-1", "--format=%H", "--", "."]
+    """The last commit that changed this package, in the checkout that it runs from; None for an installed package."""
+    package = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(package), "log", "-1", "--format=%H", "--", "."]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -69,7 +69,7 @@ def column(source: str, key: str, found: Any, keep_matrix: bool = False) -> Matr
     is_flag, is_matrix = key in FLAGS, key in MATRICES
     kind, shape = found.dtype.kind, tuple(found.shape or ())
     if kind not in ("biuf" if is_flag else "f"):
-        discrete = "discrete actions are not supported; continuous ones must be floating point"
+        discrete = "discrete actions are not supported; quantities must be floating point: convert them with .astype('float32')"
         raise SparError(f"{source}: '{key}' has type {found.dtype}; {discrete if key == 'actions' else 'it must be floating point'}")
     if (is_matrix and len(shape) != 2) or (not is_matrix and shape not in [shape[:1] or (0,), (*shape[:1], 1)]):
         raise SparError(f"{source}: '{key}' has shape {shape}, expected {'(rows, dimensions)' if is_matrix else '(rows,) or (rows, 1)'}")

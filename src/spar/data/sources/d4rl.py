@@ -38,7 +38,7 @@ def read(
 def open_file(path: Path) -> h5py.File:
     """Raises SparError where there is no readable HDF5 file."""
     if not path.is_file():
-        raise SparError(f"{path}: no such file; give a D4RL-layout HDF5 file or the name of an embedded dataset")
+        raise SparError(f"{path}: no such file; give an HDF5, NPZ, CSV or Parquet file, a Minari folder, or a name of `spar data list`")
     if path.stat().st_size == 0:
         raise SparError(f"{path}: the file is empty (0 bytes)")
     try:

@@ -90,7 +90,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 def load(path: Path) -> Mapping:
     """The mapping in the TOML file `path`. Raises SparError."""
     if not path.is_file():
-        raise SparError(f"{path}: no such mapping file; it says which column is what (docs/your-data.md shows one)")
+        raise SparError(f"{path}: no such mapping file; it says which column is what; `spar data import TABLE --guess-mapping` begins one")
     if path.stat().st_size > MAX_BYTES:
         raise SparError(f"{path}: a mapping file of {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
     try:
