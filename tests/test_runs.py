@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 import spar
 from spar import cli, presets
 from spar.data.sources import d4rl
-from spar.runs import health
+from spar.runs import environment, health
 from tests.conftest import TINY_FLAGS, plant_log, plant_rows
 
 SMALL = [*TINY_FLAGS, "--steps-anchor", "60", "--steps-residual", "40"]
@@ -55,7 +55,7 @@ def test_a_run_directory_holds_what_it_should(hopper_run: Path) -> None:
         assert summary["normalised"][key] == pytest.approx(expected)
     assert set(summary["normalised"]) == {"behaviour", "anchor", "ungated", "policy"}
     assert len(summary["gate"]["acceptance"]) == 2 and all(0 <= share <= 1 for share in summary["gate"]["acceptance"])
-    assert 100 < summary["peak_memory_mib"] < 4096
+    assert 100 < summary["peak_memory_mib"] <= environment.peak_memory_mib() + 0.1  # of this very process, whatever ran in it before
     for name in (
         "config.json",
         "environment.json",
