@@ -26,7 +26,7 @@ TAIL = """
 environment, {episodes} episodes, one seed. *gain*: of the gated policy of the task's preset over that anchor, with its 95 % interval over
 episodes. {steps} updates are a first look: these columns show that a dataset trains, and where so few updates are not enough.
 *delta_rho*: the radius that holds 95 % of the logged actions' deviations from that anchor, actions scaled to [-1, 1] (eq. 3). *directions*:
-how many hold 95 % of their variance, of all action dimensions. Commits: {commits}.
+how many hold 95 % of their variance, of all action dimensions. Commits: {commits}. No run yet: {missing}.
 """
 HEADER = ("dataset", "transitions", "episodes", "behaviour", "normalised", "anchor", "95 % interval", "algorithm", "gain", "95 % interval",
           "gate accepts", "delta_rho", "directions")  # fmt: skip
@@ -62,6 +62,7 @@ def main() -> None:
     about = {
         "episodes": " or ".join(sorted({str(run.config.episodes) for run in runs})),
         "steps": ", ".join(sorted({f"{run.config.steps_anchor:,} + {run.config.steps_residual:,}" for run in runs})),
+        "missing": ", ".join(f"`{name}`" for name in order if name not in {run.summary["dataset"]["name"] for run in runs}) or "none",
         "commits": ", ".join(sorted({_commit(run) for run in runs})),
     }
     files.write_text(arguments.out, HEAD + page.table(HEADER, map(row, runs)) + TAIL.format(**about))
