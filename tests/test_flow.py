@@ -351,7 +351,7 @@ def test_a_damaged_flow_fails_when_loaded(lost: str, tmp_path: Path) -> None:
 # A whole run
 
 
-@pytest.mark.parametrize(("algo", "kind"), [("spar-flow", "flow")])
+@pytest.mark.parametrize(("algo", "kind"), [("spar-flow", "flow"), ("spar-cvae", "zero")])
 def test_a_run_is_cut_goes_on_and_is_finetuned(algo: str, kind: anchor.Kind, tmp_path: Path) -> None:
     """Through the run directory: cut in its second stage, resumed from the checkpoint; then online in a real environment."""
     log, run = pendulum_log(200), tmp_path / "run"

@@ -240,6 +240,7 @@ def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path: Path,
     output, _ = process.communicate()
     assert process.returncode == 0, output.decode()
     assert_whole(cut)
+    assert 100 < json.loads((whole / "summary.json").read_text())["peak_memory_mib"] < 2048  # in a process of its own
     ours, theirs = (load_file(folder / "policy" / "arrays.safetensors") for folder in (whole, cut))
     assert ours.keys() == theirs.keys()
     for key in ours:
