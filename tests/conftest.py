@@ -73,6 +73,13 @@ TINY_FLAGS = [
     "--loop.log-every", "20", "--eval.every", "20", "--eval.episodes", "2", "--loop.batch-size", "32",
 ]  # fmt: skip
 
+LONGEST = ["test_trainer", "test_studies", "test_docs", "test_auto", "test_runs", "test_flow", "test_finetune", "test_critics"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first, so that no process ends long after the others."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture
 def log() -> Log:

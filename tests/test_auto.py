@@ -245,7 +245,18 @@ def test_a_choice_that_there_is_not_is_one_line(tmp_path: Path) -> None:
 
 GENERATIVE = ["--cvae.hidden", "16", "--cvae.latent-dim", "3", "--imitation.candidates", "4", "--imitation.period", "2"]
 WITHOUT_MLP = [*TINY_FLAGS[: TINY_FLAGS.index("--residual.hidden")], *TINY_FLAGS[TINY_FLAGS.index("--residual.hidden") + 2 :]]
-COUNTS = ["--steps-anchor", "200", "--steps-residual", "400", "--loop.checkpoint-seconds", "0"]
+COUNTS = [
+    "--steps-anchor",
+    "200",
+    "--steps-residual",
+    "400",
+    "--loop.checkpoint-seconds",
+    "0",
+    "--loop.log-every",
+    "40",
+    "--eval.every",
+    "40",
+]
 
 
 def start(folder: Path, data: Path) -> subprocess.Popen[str]:

@@ -89,9 +89,15 @@ def stage_steps(algo: Algo, anchor: int, residual: int) -> list[int]:
 
 def start(algo: Algo, cfg: Config, spec: Spec, seeds: Sequence[int]) -> Snapshot:
     """A fresh run. Seed i's state depends on its seed alone, not on the others."""
-    state = jax.jit(jax.vmap(lambda key: algo.init(cfg, spec, jax.random.fold_in(key, INIT_STEP))))(seed_keys(seeds))
     count = jnp.zeros(len(seeds), jnp.int32)
-    return Snapshot(Position(0, 0), state, Guard(count, count.copy(), count.copy(), jnp.zeros(len(seeds), bool)))
+    guard = Guard(count, count.copy(), count.copy(), jnp.zeros(len(seeds), bool))
+    return Snapshot(Position(0, 0), _initial(algo, cfg, spec, seed_keys(seeds)), guard)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _initial(algo: Algo, cfg: Config, spec: Spec, keys: jax.Array) -> State:
+    """Compiled once for each configuration."""
+    return jax.vmap(lambda key: algo.init(cfg, spec, jax.random.fold_in(key, INIT_STEP)))(keys)
 
 
 class Data(NamedTuple):
@@ -314,7 +320,8 @@ def _explain(work: Work, state: State, guard: Guard, data: Data | Feed, seeds: S
         rows, columns = data.rows, jax.tree.map(lambda x: x[i], data.columns)
         index = draw_index(work.settings, len(rows.obs), data.keys[i], jnp.int32(step))
         batch = jax.tree.map(lambda x: x[index], rows)
-    _, metrics = one_step(work, jax.tree.map(lambda x: x[i], state), Data(rows, columns, data.keys[i]), jnp.int32(step), step)
+    mine = jax.tree.map(lambda x: x[i], state)
+    _, metrics = jax.jit(one_step, static_argnums=0)(work, mine, Data(rows, columns, data.keys[i]), jnp.int32(step), step)
     bad = [name for name, value in metrics.items() if not np.isfinite(value)]
     found = [(name, column) for name, column in batch._asdict().items() if column is not None]
     stats = ", ".join(f"{name} in [{float(column.min()):.3g}, {float(column.max()):.3g}]" for name, column in found)
