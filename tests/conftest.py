@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # Tests compile many small programs and run each briefly: compile them fast, and once for the whole session, the processes that tests
 # start included. Set before JAX is imported.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+QUICK_TO_COMPILE = ("backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in QUICK_TO_COMPILE))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="spar-tests-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+import jax
 import numpy as np
 import pytest
 
@@ -79,6 +83,14 @@ LONGEST = ["test_trainer", "test_studies", "test_docs", "test_auto", "test_runs"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long go first, so that no process ends long after the others."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_go() -> Iterator[None]:
+    """With the file that compiled them: the kernel limits the memory maps of a process, and thousands of programs come near that."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

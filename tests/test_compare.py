@@ -102,6 +102,19 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     return folder, after.stages
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="the kernel shows no memory maps here")
+def test_finished_runs_leave_no_compiled_programs(tmp_path: Path) -> None:
+    """Each program has several memory maps, of which Linux grants a process 65,530: without room, XLA dies. A long study comes there."""
+
+    def maps() -> int:
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    run(tmp_path, [config("bc")])
+    before = maps()
+    run(tmp_path, [config(algo) for algo in ("td3bc", "iql")])
+    assert maps() < before + 100
+
+
 def test_a_shared_first_stage_changes_nothing(alone: Path, compared: tuple[Path, list[str]]) -> None:
     folder, _ = compared
     same_run(alone, folder / "spar-mlp")

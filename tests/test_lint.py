@@ -56,6 +56,19 @@ def test_numbers_equal_an_independent_count(tmp_path: Path) -> None:
     assert n["unfinished_episodes"] == len(lengths) - len(returns)
 
 
+def test_a_log_cut_at_every_row_or_of_few_rows_is_said() -> None:
+    rng = np.random.default_rng(0)
+
+    def cut(rows: int, every: int) -> set[str]:
+        ends = np.arange(rows) % every == every - 1
+        return codes(
+            lint.inspect(from_rows("cut", rng.normal(size=(rows, 2)), rng.uniform(-1, 1, (rows, 1)), np.ones(rows), ends, ~ends & False))
+        )
+
+    assert "single-steps" in cut(2000, 1) and "few-transitions" not in cut(2000, 1)
+    assert {"single-steps", "few-transitions"} & cut(999, 20) == {"few-transitions"}
+
+
 def test_a_clean_log_has_no_findings(tmp_path: Path) -> None:
     report = report_of(plant_rows(2000), tmp_path)
     assert not report.findings, report.findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spar import presets, registry
-from spar.cli.common import arg, parse
+from spar.cli.common import arg, parse, wide
 from spar.cli.compare import compare
 from spar.cli.data import data
 from spar.cli.diagnose import diagnose
@@ -98,9 +99,9 @@ def evaluate(argv: Sequence[str], console: Console) -> None:
     from spar import api
 
     def arguments(
-        run: Annotated[tyro.conf.Positional[Path], arg("a run directory")],
+        run: Annotated[tyro.conf.Positional[Path], arg("a run directory", metavar="RUN")],
         episodes: Annotated[int, arg("episodes for each seed and policy")] = 10,
-        env: Annotated[str | None, arg("gymnasium environment; default: the run's own")] = None,
+        env: Annotated[str | None, arg("gymnasium environment; default: the run's own", metavar="ID")] = None,
         seed: Annotated[int, arg("another number gives other start states")] = 0,
     ) -> Any:
         with Display(console) as display:
@@ -113,7 +114,7 @@ def report(argv: Sequence[str], console: Console) -> None:
     """Remake a run's plots and its page, report.html."""
     from spar import api
 
-    def arguments(run: Annotated[tyro.conf.Positional[Path], arg("a run directory")]) -> Path:
+    def arguments(run: Annotated[tyro.conf.Positional[Path], arg("a run directory", metavar="RUN")]) -> Path:
         return api.Run(run).report()
 
     console.print(str(parse(arguments, argv, "spar report", report.__doc__)), soft_wrap=True)
@@ -133,10 +134,10 @@ def show_presets(argv: Sequence[str], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = [f.name for f in dataclasses.fields(presets.Preset) if f.name not in ("source", "episodes")]
     for name in names:
-        table.add_column(name.replace("_", " "), no_wrap=True)
+        table.add_column(name.replace("_", " "), overflow="fold")
     for preset in presets.PRESETS.values():
         table.add_row(*(str(getattr(preset, name)) for name in names))
-    Console(width=max(console.width, 170), file=console.file).print(table)
+    wide(console, 170).print(table)
     print("Table 8 of the paper; the three medium tasks (Table 14) take the medium-replay row of the same robot. The rest is Table 7.")
 
 
@@ -172,6 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("spar: interrupted; `spar train --resume RUN`, or `spar compare` or `study` as before, goes on where it was", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read what this prints, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing at exit fails again
+        return 141
     return 0
 
 

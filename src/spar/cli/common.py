@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tyro
+from rich.console import Console
 
 
 def arg(help: str, **settings: Any) -> Any:
@@ -15,3 +16,8 @@ def arg(help: str, **settings: Any) -> Any:
 def parse(what: Any, argv: Sequence[str], prog: str, description: str | None) -> Any:
     """`what` called with, or made from, the arguments; wrong usage exits with 2 after saying what is wrong."""
     return tyro.cli(what, args=list(argv), prog=prog, description=description)
+
+
+def wide(console: Console, width: int) -> Console:
+    """For a table of `width` columns: a terminal keeps its own width and wraps, a file or pipe gets the whole lines."""
+    return console if console.is_terminal else Console(width=max(console.width, width), file=console.file)

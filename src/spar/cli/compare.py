@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spar import registry
-from spar.cli.common import arg, parse
+from spar.cli.common import arg, parse, wide
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, Budget, EvalConfig
 from spar.trainer import Settings
 
@@ -72,7 +72,7 @@ def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dic
         table.add_column(title, justify="right" if i else "left")
     for cells in rows:
         table.add_row(*cells)
-    Console(width=max(console.width, 140), file=console.file).print(table)
+    wide(console, 140).print(table)
     for note in report.notes(document):
         console.print(note, soft_wrap=True)
     folder = Path(document["folder"])

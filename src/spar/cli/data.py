@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from spar import files
-from spar.cli.common import arg, parse
+from spar.cli.common import arg, parse, wide
 from spar.data import catalog, lint, sheets
 from spar.data.sources import d4rl, d4rl_names, guess, minari, npz, tables
 from spar.report.lint import show_lint
@@ -56,7 +56,7 @@ def list_(argv: Sequence[str], console: Console) -> None:
         table.add_row(sheet["name"], sheet["kind"], f"{count:,}" if count else "", f"{mean:.1f}" if mean is not None else "", made)
     for folder in sorted(minari.root().glob("**/data/metadata.json")) if minari.root().is_dir() else []:
         table.add_row(str(folder.parent.parent.relative_to(minari.root())), "Minari", "", "", str(folder.parent.parent))
-    Console(width=max(console.width, 120), file=console.file).print(table)
+    wide(console, 120).print(table)
     names = list(d4rl_names.DATASETS)
     print(f"\nand {len(names)} D4RL names, fetched when first used: {', '.join(names[:3])}, ... , {names[-1]}")
 

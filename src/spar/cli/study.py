@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spar.cli.common import arg, parse
+from spar.cli.common import arg, parse, wide
 from spar.runs.config import Budget
 
 USAGE = """usage: spar study COMMAND [OPTIONS]
@@ -64,13 +64,13 @@ def _list(argv: Sequence[str], console: Console) -> None:
             ("runs", "right"),
             ("result", "left"),
         ):
-            table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
         for name, one in STUDIES.items():
             tasks = [grid.task(task) for task in one.tasks]
             runs = sum(len(grid.runs_of(one, task, budget)) for task in tasks)
             done = "there" if (results / f"{name}.json").is_file() else ""
             table.add_row(name, one.title, one.source, str(len(tasks)), str(runs), done)
-        Console(width=max(console.width, 170), file=console.file).print(table)
+        wide(console, 170).print(table)
         print("A run has all seeds. Studies share runs, and every run of a task shares its first stage where it can.")
 
     parse(arguments, argv, "spar study list", _list.__doc__)
@@ -126,7 +126,7 @@ def _execute(console: Console, studies: Sequence[Any], request: Any) -> None:
         for cells in found.rows:
             table.add_row(*map(Text, cells))
         if found.rows:
-            Console(width=max(console.width, 200), file=console.file).print(table)
+            wide(console, 200).print(table)
         for line in [*tables.verdicts(document, one.claims), *tables.reading(document)]:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
         console.print(f"\nresult  {request.out / one.name}.json\ntable   {request.out / one.name}.md\n", soft_wrap=True, markup=False)

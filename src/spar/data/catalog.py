@@ -68,6 +68,8 @@ def load(
         return npz.read(path, None, env_id, strict)
     if suffix in TABLES:
         return tables.read(path, mapping, None, env_id, strict)
+    if path.is_dir():
+        raise SparError(f"{name}: a directory without a Minari dataset (data/main_data.hdf5) in it; give {FORMATS}")
     if path.is_file():
         return _hdf5(path, None, env_id, tier, strict)
     raise SparError(_unknown(name))

@@ -18,7 +18,8 @@ BINS = 20
 LOOKED_AT = 200_000  # steps, evenly spaced, for what cannot be counted in one pass
 NEIGHBOUR_SAMPLE, NEIGHBOUR_POOL = 500, 20_000
 JUMP, JUMP_TO_START = 50.0, 8.0  # times the median step: a jump, and one that lands where episodes start
-SATURATED_SHARE, DUPLICATE_SHARE, FEW_EPISODES = 0.5, 0.05, 20
+SATURATED_SHARE, DUPLICATE_SHARE, SINGLE_SHARE = 0.5, 0.05, 0.5
+FEW_EPISODES, FEW_TRANSITIONS = 20, 1_000
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,12 @@ def _findings(log: Log, n: dict[str, Any]) -> list[Finding]:
     say("warning", "no-return", n["returns"] is None, "no episode is finished: there is no logged return to compare with")
     say("warning", "few-episodes", n["episodes"] < FEW_EPISODES,
         f"only {n['episodes']} episodes: what is held out says little, and intervals over logged returns are wide")  # fmt: skip
+    single = int((log.lengths == 1).sum())
+    say("warning", "single-steps", single > SINGLE_SHARE * n["episodes"] and n["episodes"] > 1,
+        f"{single:,} of {n['episodes']:,} episodes are one step long: unless this is a bandit, an end was marked, or an episode id "
+        "changed, at every row, and nothing of what follows an action can be learned")  # fmt: skip
+    say("warning", "few-transitions", n["transitions"] < FEW_TRANSITIONS, f"only {n['transitions']:,} transitions: critics of the default "
+        "size know them by heart, and what they predict elsewhere is not worth trusting")  # fmt: skip
     say("warning", "constant-actions", n["constant_actions"], f"action dimensions {n['constant_actions']} never vary: nothing can be "
         "learned about them, the policy will keep their value")  # fmt: skip
     say(

@@ -54,7 +54,8 @@ def show_lint(console: Console, report: Report, brief: bool = False) -> None:
     for finding in report.findings:
         console.print(f"[{STYLE[finding.level]}]{finding.level:<14}[/]{escape(finding.text)}", soft_wrap=True, highlight=False)
     verdict = "cannot train" if report.errors else "can train"
-    line("verdict", f"{verdict}; {len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings")
+    counts = {"error": len(report.errors), "warning": len(report.findings) - len(report.errors)}
+    line("verdict", f"{verdict}; " + ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items()))
 
 
 def _histogram(counts: list[int]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from spar import files
@@ -61,6 +62,7 @@ def execute(
                 experiment.execute(run, log, Named(listener or experiment.Silent(), f"{number}/{len(named)} {name}"), folder / CACHE)
             except SparError as error:
                 why = str(error)
+            jax.clear_caches()  # compiled programs hold memory, and memory maps, whose number the kernel limits for each process
         yield name, why
 
 
