@@ -82,7 +82,9 @@ def main() -> None:
     rows = {name: rows[name] for name in order if name in rows}
     files.write_json(STORE, rows)
     missing = ", ".join(f"`{name}`" for name in order if name not in rows)
-    files.write_text(PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(missing=missing and f" No run yet: {missing}."))
+    files.write_text(
+        PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(missing=missing and f" No run yet: {missing}.")
+    )
     print(PAGE)
 
 
