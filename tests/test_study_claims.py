@@ -51,6 +51,17 @@ def test_the_interval_decides_not_the_mean() -> None:
     assert undecided.held is None and undecided.word == "undecided"
 
 
+def test_a_sure_difference_that_nobody_would_act_on_is_open() -> None:
+    """In scores; where there is no reference every difference counts."""
+    better, small = claims.better("a", "b"), claims.INTEREST / 2
+    scores = [cell("t", name, NOISE + more, reference=[0.0, 100.0]) for name, more in (("a", small), ("b", 0.0))]
+    found = verdict(better, *scores)
+    assert found.word == "undecided" and "too little to matter" in found.because
+    assert verdict(claims.better("b", "a"), *scores).word == "undecided"
+    assert verdict(claims.best("a", ("b",)), *scores).word == "undecided"
+    assert verdict(better, cell("t", "a", NOISE + small), cell("t", "b", NOISE)).word == "holds"
+
+
 def test_what_is_missing_is_not_judged() -> None:
     lone = verdict(claims.better("a", "b"), cell("t", "a", NOISE), cell("t", "b", failed="diverged"))
     assert lone.held is None and lone.word == "cannot be judged" and "no b" in lone.because

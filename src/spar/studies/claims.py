@@ -1,7 +1,8 @@
 """Claims about a study's table, judged from its cells: intervals decide, not bare means, and nothing is known beforehand.
 
 A claim is judged task by task. It holds where every judged task shows it, it does not where one task shows the contrary, and it is
-undecided where an interval leaves both open. Tasks whose cells are missing are not judged, and the verdict says so.
+undecided where an interval leaves both open, or where scores differ by less than INTEREST, however surely: nobody would act on that. Tasks
+whose cells are missing are not judged, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from spar.evaluate import stats
 
 RESAMPLES, BLOCK = 4000, 500
+INTEREST = 0.5  # normalised points; where a task has no reference, every difference counts
 MISSING = "cannot be judged"
 Sign = Literal["shown", "contrary", "open", "missing"]
 
@@ -59,6 +61,10 @@ class Results:
         fitting = (c for c in self.cells if c["task"] == task and c["column"] == column and row in (None, c["row"]))
         cell = next(fitting, None)
         return cell if cell is not None and samples(cell) is not None else None
+
+    def interest(self, task: str) -> float:
+        """The least difference between scores of a task that says something."""
+        return INTEREST if any(cell["returns"] is not None and cell["reference"] for cell in self.cells if cell["task"] == task) else 0.0
 
     def measured(self, task: str, name: str) -> dict[str, Any] | None:
         """The document of a measurement on the task's first run that has it."""
@@ -117,8 +123,15 @@ def together(parts: Sequence[Part]) -> Verdict:
     return Verdict(held, "; ".join(texts))
 
 
-def positive(label: str, tables: Sequence[np.ndarray | None], statistic: Callable[[np.ndarray], np.ndarray], lacking: str = "") -> Part:
-    """Whether a statistic of the tables' means lies above 0: shown where its interval does, contrary where it lies below."""
+def positive(
+    label: str,
+    tables: Sequence[np.ndarray | None],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    lacking: str = "",
+    interest: float = 0.0,
+) -> Part:
+    """Whether a statistic of the tables' means lies above 0: shown where its interval does, contrary where it lies below, and open where
+    the statistic is smaller than `interest`."""
     present = [table for table in tables if table is not None]
     if len(present) < len(tables):
         return Part("missing", f"{label} ({lacking})" if lacking else label)
@@ -128,6 +141,8 @@ def positive(label: str, tables: Sequence[np.ndarray | None], statistic: Callabl
         return Part("open", f"{label}: one value each says nothing of their spread")
     interval = joint(present, statistic)
     sign: Sign = "shown" if interval.low > 0 else "contrary" if interval.high < 0 else "open"
+    if sign != "open" and abs(interval.mean) < interest:
+        return Part("open", f"{label} {show(interval)}: too little to matter")
     return Part(sign, f"{label} {show(interval)}")
 
 
@@ -172,7 +187,7 @@ def compare(results: Results, task: str, label: str, a: str | Place, b: str | Pl
     """`a` minus `b` on one task."""
     tables = [values(results, task, one) for one in (a, b)]
     lacking = " and ".join(name_of(one) for one, table in zip((a, b), tables, strict=True) if table is None)
-    return positive(label, tables, difference, f"no {lacking}")
+    return positive(label, tables, difference, f"no {lacking}", results.interest(task))
 
 
 def values(results: Results, task: str, column: str | Place) -> np.ndarray | None:
@@ -197,7 +212,9 @@ def against_all(results: Results, task: str, label: str, a: str | Place, others:
     tables = [(other, table) for other in others if (table := values(results, task, other)) is not None]
     if not tables:
         return Part("missing", f"{label} (nothing to hold {name_of(a)} against)")
-    parts = [positive(f"{label} over {name_of(other)}", [own, table], difference) for other, table in tables]
+    parts = [
+        positive(f"{label} over {name_of(other)}", [own, table], difference, interest=results.interest(task)) for other, table in tables
+    ]
     signs = {part.sign for part in parts}
     sign: Sign = "contrary" if "contrary" in signs else "shown" if signs == {"shown"} else "open"
     text = parts[max(range(len(tables)), key=lambda i: float(tables[i][1].mean()))].text
@@ -215,7 +232,7 @@ def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[
         for task, label in results.tasks(*regimes):
             tables = [values(results, task, one) for one in (*a, *b)]
             lacking = ", ".join(name_of(one) for one, table in zip((*a, *b), tables, strict=True) if table is None)
-            parts.append(positive(label, tables, excess_spread, f"no {lacking}"))
+            parts.append(positive(label, tables, excess_spread, f"no {lacking}", results.interest(task)))
         return together(parts)
 
     return predicate
@@ -229,7 +246,10 @@ def collapses(a: str | Place, b: str | Place, *regimes: str, share: float = 0.5)
         for task, label in results.tasks(*regimes):
             tables = [values(results, task, one) for one in (a, b)]
             lacking = " and ".join(name_of(one) for one, table in zip((a, b), tables, strict=True) if table is None)
-            parts.append(positive(label, tables, lambda means: share * means[..., 1] - means[..., 0], f"no {lacking}"))
+            shortfall = positive(
+                label, tables, lambda means: share * means[..., 1] - means[..., 0], f"no {lacking}", results.interest(task)
+            )
+            parts.append(shortfall)
         return together(parts)
 
     return predicate
