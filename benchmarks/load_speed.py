@@ -1,9 +1,9 @@
 """Seconds to load the same Hopper-like log with SPAR, with Minari's own package, and with d3rlpy, all in one run.
 
-    python benchmarks/load_speed.py [--rows 1000000] [--rounds 3] [--json FILE]
+    python benchmarks/load_speed.py [--rows 1000000] [--rounds 3] [--json FILE] [--docs]
 
 The log is noise of Hopper's sizes (11 observations, 3 actions, 1000 steps an episode): as a Minari dataset written by `minari`, as a
-gzip-compressed D4RL file with next_observations (whose decompression takes both sides the same time), and as arrays in memory. Every
+gzip-compressed D4RL file with next_observations, and as arrays in memory. Every
 loader ends with arrays ready to sample batches from:
 
 - SPAR makes its log, which includes every check of lengths, finite values and action bounds;
@@ -33,6 +33,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import page
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,7 @@ from spar.data.rows import from_rows
 from spar.data.sources import d4rl
 from spar.data.sources import minari as minari_source
 
+HEADER = ("source", "loader", "seconds", "CPU seconds", "SPAR is faster by", "in CPU time by")
 OBS_DIM, ACT_DIM, STEPS, DATASET = 11, 3, 1000, "bench/hopper-v0"
 
 
@@ -130,6 +132,12 @@ def measure(loaders: dict[tuple[str, str], Callable[[], Any]], rounds: int) -> l
     ]  # fmt: skip
 
 
+def cells(record: dict[str, Any]) -> tuple[str, ...]:
+    own = record["loader"] == "spar"
+    ratios = ("", "") if own else (f"{record['spar_is_faster']:.1f} x", f"{record['spar_is_faster_cpu']:.1f} x")
+    return record["source"], record["loader"], f"{record['seconds']:.2f}", f"{record['cpu_seconds']:.2f}", *ratios
+
+
 def optional(name: str, console: Console) -> Any:
     try:
         return __import__(name)
@@ -143,6 +151,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help=f"a multiple of {STEPS}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="also write the records to this file")
+    parser.add_argument("--docs", action="store_true", help="also write the table into docs/speed.md")
     arguments = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
@@ -165,13 +174,15 @@ def main() -> None:
         del episodes
         records = measure(loaders, arguments.rounds)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("source", "loader", "seconds", "CPU seconds", "SPAR is faster by", "in CPU time by"):
+    for title in HEADER:
         table.add_column(title, justify="left" if title in ("source", "loader") else "right")
-    for r in records:
-        ratios = ("", "") if r["loader"] == "spar" else (f"{r['spar_is_faster']:.1f} x", f"{r['spar_is_faster_cpu']:.1f} x")
-        table.add_row(r["source"], r["loader"], f"{r['seconds']:.2f}", f"{r['cpu_seconds']:.2f}", *ratios)
-    console.print(f"{arguments.rows} rows, medians of {arguments.rounds} rounds")
+    for record in records:
+        table.add_row(*cells(record))
+    about = f"{arguments.rows:,} rows, medians of {arguments.rounds} rounds"
+    console.print(about)
     console.print(table)
+    if arguments.docs:
+        page.put(page.ROOT / "docs" / "speed.md", "load", f"{about}:\n\n{page.table(HEADER, map(cells, records))}")
     if arguments.json:
         with Path(arguments.json).open("x") as file:
             json.dump({"rows": arguments.rows, "records": records}, file, indent=2)

@@ -5,6 +5,7 @@ HDF5 decompresses one chunk at a time, which is most of the time that reading a 
 
 from __future__ import annotations
 
+import itertools
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+AT_ONCE = 16  # chunks handed to a thread
 SMALL, SMALL_CHUNK = 1 << 20, 1 << 12  # bytes of a dataset and of a chunk below which threads cost more than they save
 
 
@@ -60,8 +62,13 @@ def _whole(dataset: h5py.Dataset) -> np.ndarray:
         target = tuple(slice(start, min(start + size, end)) for start, size, end in zip(chunk.offset, shape, out.shape, strict=True))
         out[target] = values[tuple(slice(0, part.stop - part.start) for part in target)]
 
+    def place_all(chunks: list[_Chunk]) -> None:
+        for chunk in chunks:
+            place(chunk)
+
+    chunks = (_Chunk(offset, *dataset.id.read_direct_chunk(offset)) for offset in found)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for _ in pool.map(place, (_Chunk(offset, *dataset.id.read_direct_chunk(offset)) for offset in found)):
+        for _ in pool.map(place_all, iter(lambda: list(itertools.islice(chunks, AT_ONCE)), [])):
             pass  # what a thread raised is raised here
     return out
 
