@@ -28,7 +28,8 @@ D4RL. Written by `benchmarks/suite.py` from one run a dataset, of the algorithm 
 """
 TAIL = """
 
-*behaviour*: mean logged return, and on D4RL's scale (pointmaze: ours). *anchor*: the behaviour-cloned anchor in the dataset's own
+*behaviour*: mean logged return, and on D4RL's scale (pointmaze: ours); pen's demonstrations last 200 steps and the evaluation 100, as in
+D4RL. *anchor*: the behaviour-cloned anchor in the dataset's own
 environment, 10 or 100 episodes a seed. *gain*: of the gated policy over that anchor, with its 95 % interval over seeds and episodes.
 So few updates are a first look: these columns show that a dataset trains, and where so few updates are not enough.
 *delta_rho*: the radius that holds 95 % of the logged actions' deviations from that anchor, actions scaled to [-1, 1] (eq. 3). *directions*:
