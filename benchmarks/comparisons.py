@@ -1,0 +1,84 @@
+"""docs/comparisons.md from finished comparisons: python benchmarks/comparisons.py [results/runs/quick]
+
+Every folder below it with a comparison.json of several algorithms (`spar compare TASK --algos ... --out FOLDER/TASK`) becomes a section:
+its table, what SPAR's variants return over the best competitor with an interval, its notes, its pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import page
+
+from spar import files, registry
+from spar.data import sheets
+from spar.evaluate import scores
+from spar.report import compare as report
+from spar.runs import compare, experiment
+from spar.studies.claims import difference, joint, show
+
+PAGE = page.ROOT / "docs" / "comparisons.md"
+HEAD = """# SPAR and its competitors on equal terms
+
+One section a dataset, written by `benchmarks/comparisons.py` from `spar compare`: equal data, updates, seeds and network sizes, the last
+checkpoint, wins and losses as they fell. The suite is [collected by D4RL's recipes](suite.md); the numbers are not D4RL's.
+"""
+
+
+def returns(folder: Path, algo: str) -> np.ndarray:
+    """(S, E) in normalised points where the task has a reference."""
+    summary = experiment.read_summary(folder / algo)
+    values = np.asarray(summary["returns"]["policy"], np.float64)
+    normalised = scores.normalise(summary["env"], values)
+    return values if normalised is None else normalised
+
+
+def verdicts(folder: Path, document: dict[str, Any]) -> list[str]:
+    """Each gated algorithm against the competitor of the highest mean, paired by seed and start state."""
+    tables = {row["run"]: returns(folder, row["run"]) for row in document["rows"] if "run" in row}
+    competitors = [algo for algo in tables if not registry.get(algo).gated]
+    if not competitors:
+        return []
+    best = max(competitors, key=lambda algo: tables[algo].mean())
+    unit = "normalised points" if scores.reference(document["env"]) else "return"
+    found = []
+    for algo in (algo for algo in tables if algo not in competitors):
+        interval = joint([tables[algo], tables[best]], difference)
+        word = "leads" if interval.low > 0 else "trails" if interval.high < 0 else "is not told apart from"
+        found.append(f"- `{algo}` {word} the best competitor, `{best}`: {show(interval)} {unit}.")
+    return found
+
+
+def section(folder: Path) -> str:
+    document = json.loads((folder / compare.NAME).read_text())
+    header, rows = report.table(document)
+    place = os.path.relpath(folder, PAGE.parent)
+    pictures = [
+        f"![{name}]({place}/plots/{name}.png)" for name in ("profiles", "learning-curves") if (folder / "plots" / f"{name}.png").is_file()
+    ]
+    parts = [
+        f"## {document['dataset']['name']}",
+        page.table(header, rows),
+        "\n".join(verdicts(folder, document)),
+        f"`{document['command']}`",
+    ]
+    return "\n\n".join(filter(None, [*parts, *report.notes(document), *pictures]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="?", type=Path, default=page.ROOT / "results" / "runs" / "quick")
+    found = {path.parent.name: path.parent for path in parser.parse_args().runs.glob(f"*/{compare.NAME}")}
+    order = [sheet["name"] for sheet in sheets.known()]
+    several = [name for name in order if name in found and len(json.loads((found[name] / compare.NAME).read_text())["rows"]) > 4]
+    files.write_text(PAGE, "\n\n".join([HEAD.rstrip(), *(section(found[name]) for name in several)]) + "\n")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
