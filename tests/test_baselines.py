@@ -15,6 +15,7 @@ from scipy import stats
 
 from spar import nets, registry
 from spar.baselines import common, cql, iql, lapo, onestep, presets, spot, td3
+from spar.data.rows import from_rows
 from spar.data.scalers import Scaler
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
@@ -22,6 +23,7 @@ from spar.method import gate
 from spar.runs.config import from_dict, to_dict
 from spar.types import Batch, Spec, Transitions
 from tests import test_probes
+from tests.conftest import plant_log, tiny
 from tests.learning import Course, act, learn
 
 BASELINES = [name for name in registry.ALGOS if name in presets.PRESETS]
@@ -356,6 +358,38 @@ def test_presets_say_where_they_come_from_and_survive_json(algo: str) -> None:
     assert presets.preset_for(algo, "my-own-plant") is None
     data = registry.get(algo).data
     assert preset.data.next_action == data.next_action and preset.data.top_episodes == data.top_episodes
+
+
+def test_online_iqls_policy_learns_at_its_full_rate_and_cql_does_not_imitate_again() -> None:
+    """After an offline run whose schedule has come to its end."""
+    log = plant_log()
+    batch, key = Batch(log.transitions(log.scaler()), {}), jax.random.key(1)
+    cfg = dataclasses.replace(tiny("iql"), decay_steps=2)
+    state = registry.get("iql").init(cfg, log.spec, jax.random.key(0))
+    for step in range(3):
+        state, _ = iql.update(cfg, state, batch, key, jnp.int32(step))
+    stuck, _ = iql.update(cfg, state, batch, key, jnp.int32(3))
+    moving, _ = iql.online(cfg, state, batch, key, jnp.int32(0))
+    assert jax.tree.structure(moving) == jax.tree.structure(stuck)
+    for old, same, new in zip(*map(jax.tree.leaves, (state.actor.params, stuck.actor.params, moving.actor.params)), strict=True):
+        np.testing.assert_array_equal(old, same)
+        assert not np.array_equal(old, new)
+    imitating = dataclasses.replace(tiny("cql"), imitation_steps=10)
+    start = registry.get("cql").init(imitating, log.spec, jax.random.key(0))
+    found, expected, other = (
+        f(c, start, batch, key, jnp.int32(0))[0].actor.params
+        for f, c in ((cql.online, imitating), (cql.update, tiny("cql")), (cql.update, imitating))
+    )
+    for ours, plain, cloned in zip(*map(jax.tree.leaves, (found, expected, other)), strict=True):
+        np.testing.assert_array_equal(ours, plain)
+        assert not np.array_equal(ours, cloned)
+
+
+def test_of_equal_returns_the_shorter_episodes_are_the_best() -> None:
+    ends = np.zeros(12, bool)
+    ends[[4, 6, 11]] = True  # 5, 2 and 5 steps, each with one reward at its end
+    log = from_rows("goals", np.arange(12.0)[:, None], np.zeros((12, 1)), ends.astype(float), ends, np.zeros(12, bool))
+    assert log.best(0.4).lengths.tolist() == [2]
 
 
 def test_presets_of_tasks() -> None:

@@ -218,6 +218,11 @@ def test_returns_to_go_stay_inside_their_episode() -> None:
             assert found[t] == pytest.approx(sum(0.9 ** (i - t) * float(rewards[i]) for i in range(t, end)))
 
 
+def test_returns_to_go_stop_at_a_terminated_step_inside_an_episode() -> None:
+    found = calibration.returns_to_go(np.ones(5), np.array([5]), 0.5, np.array([False, True, False, False, True]))
+    np.testing.assert_allclose(found, [1.5, 1.0, 1.75, 1.5, 1.0])
+
+
 def test_rank_correlation() -> None:
     x = np.arange(20.0)
     assert calibration.rank_correlation(x, x**3) == pytest.approx(1) and calibration.rank_correlation(x, -x) == pytest.approx(-1)

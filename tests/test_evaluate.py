@@ -9,6 +9,7 @@ from scipy import stats as scipy_stats
 
 from spar.evaluate import rollout, scores, stats
 from spar.evaluate.environments import EnvConfig
+from spar.studies import claims
 from spar.types import SparError, Spec
 
 
@@ -37,6 +38,17 @@ def test_two_level_bootstrap_sees_the_spread_between_seeds() -> None:
     seeds = np.array([0.0, 10.0, 20.0])[:, None] + np.random.default_rng(0).normal(size=(3, 100))
     wide, narrow = stats.bootstrap(seeds), stats.bootstrap(seeds.ravel())
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_start_states_that_all_seeds_share_count_once() -> None:
+    """Where returns depend on the start state alone, three seeds say no more than one: the standard error is that of E start states."""
+    start = np.random.default_rng(0).normal(size=60)
+    table = np.tile(start, (3, 1))
+    expected = 1.96 * start.std() / np.sqrt(60)
+    for found in (stats.bootstrap(table), stats.bootstrap(table[:1]), claims.joint([table, np.zeros_like(table)], claims.difference)):
+        assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.1)
+    better = stats.probability_of_improvement(table + 1e-3, table)  # each episode against all: close to even, whatever the start states are
+    assert better.low > 0.5
 
 
 def test_paired_gain_removes_what_start_states_share() -> None:

@@ -90,12 +90,49 @@ def test_table_7_cell_by_cell(task: str) -> None:
         ("hopper-medium-v2", "hopper-medium"),
         ("pen-human-v1", "pen-human"),
         ("hopper_mediumish", None),
+        ("logs/hopper_medium_expert-v2.hdf5", "hopper-medium-expert"),
+        ("mujoco/hopper/medium-v0", "hopper-medium"),
+        ("D4RL/pen/human-v2", "pen-human"),
+        ("D4RL/antmaze/umaze-diverse-v1", "antmaze-umaze-diverse"),
+        ("antmaze-medium-play-v2", "antmaze-medium-play"),
+        ("logs/medium-v0", None),
         ("my-own-log", None),
     ],
 )
 def test_datasets_find_their_task(name: str, task: str | None) -> None:
     found = presets.match(name)
     assert (found.task if found else None) == task
+
+
+@pytest.mark.parametrize(
+    ("name", "lam", "env"),
+    [
+        ("antmaze-umaze-v2", 0.25, "AntMaze_UMaze-v4"),
+        ("logs/antmaze-medium-play-v2.hdf5", 0.05, "AntMaze_Medium-v4"),
+        ("D4RL/antmaze/large-play-v1", 0.025, "AntMaze_Large-v4"),
+    ],
+)
+def test_mazes_that_the_paper_does_not_have_are_treated_as_those_that_it_has(name: str, lam: float, env: str) -> None:
+    """Spar and its competitors alike: rewards - 1, 100 episodes."""
+    ours, theirs = api.configure(name), api.configure(name, "spot")
+    assert (ours.algo, ours.episodes, ours.data.reward_shift) == ("spar-proj", 100, -1.0)
+    assert (theirs.config.lam, theirs.episodes, theirs.needs.reward_shift) == (lam, 100, -1.0)
+    found = presets.match(name)
+    assert found and found.env == env and "the paper has no such task" in found.source
+
+
+def test_competitors_find_their_familys_settings_by_any_name() -> None:
+    for name in ("hopper_expert-v2", "logs/hopper_expert-v2.hdf5", "mujoco/hopper/expert-v0"):
+        assert api.configure(name, "iql").needs.reward == "return-range" and not api.configure(name, "iql").needs.standardise
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_budgets_rate_of_targets_keeps_proportions_and_decay_takes_the_whole_run(budget: str) -> None:
+    means = BUDGETS[budget]
+    spar, onestep = (api.configure("hopper-medium", algo, budget=budget).config.critic.polyak for algo in ("spar-mlp", "onestep"))
+    assert spar == means.polyak and onestep == means.polyak / 2
+    assert api.configure("hopper-medium", "iql", budget=budget).config.decay_steps == means.steps_anchor + means.steps_residual
+    assert api.configure("hopper-medium", "iql", budget=budget, steps_anchor=7).config.decay_steps == 7 + means.steps_residual
 
 
 @pytest.mark.parametrize("algo", registry.ALGOS)

@@ -161,6 +161,17 @@ def test_the_environment_of_a_real_minari_dataset_is_recovered(datasets: Path) -
         assert minari.read(path).fingerprint == log.fingerprint
 
 
+def test_evaluation_in_a_minari_datasets_environment_follows_d4rls_rules() -> None:
+    """Minari's own copies of D4RL's sets were recorded, and say to be evaluated, by other rules; scores are D4RL's."""
+    spec = {"id": "AntMaze_UMaze-v4", "kwargs": {"continuing_task": True, "reset_target": False}, "max_episode_steps": 700}
+    notes: list[str] = []
+    env_id, kwargs = minari._environment({"eval_env_spec": json.dumps(spec)}, notes)
+    assert (env_id, json.loads(kwargs)) == ("AntMaze_UMaze-v4", {"continuing_task": False, "reset_target": False, "max_episode_steps": 700})
+    assert notes == ["recorded with continuing_task True; evaluation takes False, as D4RL's does"]
+    pen = {"id": "AdroitHandPen-v1", "max_episode_steps": 200}
+    assert json.loads(minari._environment({"env_spec": json.dumps(pen)}, notes)[1]) == {"max_episode_steps": 100}
+
+
 def test_minari_itself_opens_and_extends_what_we_write(datasets: Path) -> None:
     package = pytest.importorskip("minari")
     log = dataclasses.replace(plant_log(), env_id="Pendulum-v1", env_kwargs='{"g": 9.0, "max_episode_steps": 7}')

@@ -92,7 +92,7 @@ class Run:
 def preset_for(dataset: str) -> presets.Preset | None:
     """The paper's settings for a dataset, by the name of its task; None where the paper has none."""
     task = catalog.EMBEDDED.get(dataset)
-    return presets.PRESETS[task] if task else presets.match(Path(dataset).stem if dataset.endswith(("hdf5", "h5")) else dataset)
+    return presets.PRESETS[task] if task else presets.match(dataset)
 
 
 def configure(
@@ -120,13 +120,20 @@ def configure(
     preset, means = preset_for(dataset), BUDGETS[budget]
     algo = algo or (preset.algo if preset else "spar-mlp")
     kind = algorithm(algo)
-    published = baselines.preset_for(algo, preset.task if preset else dataset)
+    published = baselines.preset_for(algo, preset.task if preset else presets.task_name(dataset))
     if config is None:
         config = published.config if published else kind.default
         if preset and published is None and kind.gated:
             config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
-        if hasattr(config, "critic"):
-            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak))
+        if hasattr(config, "critic"):  # rates that differ from the usual one keep their proportion to it
+            rate = config.critic.polyak * (means.polyak / BUDGETS["paper"].polyak)
+            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=rate))
+        if getattr(config, "decay_steps", 0):  # over the whole run, however long that is
+            decay = sum(
+                own if given is None else given
+                for given, own in ((steps_anchor, means.steps_anchor), (steps_residual, means.steps_residual))
+            )
+            config = dataclasses.replace(config, decay_steps=decay)
     if equal_sizes and algo in baselines.PRESETS:
         config = baselines.equal_sizes(config)
     cfg = RunConfig(

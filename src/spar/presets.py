@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from spar import registry
@@ -54,6 +55,7 @@ def _sparse(task: str, env: str, expectile: float, lambda_g: float, reward_shift
     return Preset(task, env, "spar-proj", expectile, 0.5, lambda_g, "soft", 0.3, 0.01, "gaussian", reward_shift, 100, "Table 8")
 
 
+SUFFIXES = (".hdf5", ".h5", ".npz", ".csv", ".parquet")
 MEDIUM = "Table 14, settings of the medium-replay row of Table 8"
 PRESETS: dict[str, Preset] = {
     preset.task: preset
@@ -75,8 +77,30 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+NEAREST: dict[str, tuple[str, str]] = {  # AntMaze tasks that the paper does not have: environment, and the row whose settings they take
+    "antmaze-umaze": ("AntMaze_UMaze-v4", "antmaze-umaze-diverse"),
+    "antmaze-medium-play": ("AntMaze_Medium-v4", "antmaze-large-diverse"),
+    "antmaze-medium-diverse": ("AntMaze_Medium-v4", "antmaze-large-diverse"),
+    "antmaze-large-play": ("AntMaze_Large-v4", "antmaze-large-diverse"),
+}
+
+
+def task_name(dataset: str) -> str:
+    """The name of a dataset as D4RL writes tasks, without a version: of `hopper_medium_replay-v2`, of a file's path by its stem, and of
+    Minari's `D4RL/pen/human-v2`, `mujoco/hopper/medium-v0` by the parts after the first."""
+    path = Path(dataset)
+    named = path.stem if path.suffix.lower() in SUFFIXES else "-".join(path.parts[-2:])
+    return re.sub(r"-v\d+$", "", re.sub(r"[_\s]+", "-", named.lower())).removeprefix("d4rl-").removeprefix("minari-")
+
+
 def match(dataset: str) -> Preset | None:
-    """The preset of the task that a dataset's name begins with (`hopper_medium_replay-v2`, `pen-human-v1`), or None."""
-    name = re.sub(r"[_\s]+", "-", dataset.lower())
-    fitting = [task for task in PRESETS if re.match(rf"{task}(-|$)", name)]
-    return PRESETS[max(fitting, key=len)] if fitting else None
+    """The preset of the task that a dataset's name begins with (`hopper_medium_replay-v2`, `D4RL/pen/human-v2`), or None."""
+    name = task_name(dataset)
+    fitting = [task for task in (*PRESETS, *NEAREST) if re.match(rf"{task}(-|$)", name)]
+    if not fitting:
+        return None
+    task = max(fitting, key=len)
+    if task in PRESETS:
+        return PRESETS[task]
+    env, row = NEAREST[task]
+    return dataclasses.replace(PRESETS[row], task=task, env=env, source=f"settings of {row} in Table 8; the paper has no such task")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from spar import nets, ops
 from spar.baselines import common
-from spar.types import Algo, Batch, Metrics, Spec, Stage
+from spar.types import Algo, Batch, DataNeeds, Metrics, Spec, Stage
 
 
 @dataclass(frozen=True)
@@ -108,4 +108,5 @@ BCQ = Algo(
     init=init,
     act=common.ungated(policy),
     export=export,
+    data=DataNeeds(standardise=False),
 )

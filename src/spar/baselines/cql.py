@@ -12,6 +12,7 @@ weight (C_i - gap), as in CORL and d3rlpy: the multiplier grows while C_i exceed
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -131,6 +132,11 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     return State(actor, critics, log_alpha, log_multiplier), {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
 
 
+def online(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    """The same step; imitation at the start was the offline run's."""
+    return update(dataclasses.replace(cfg, imitation_steps=0), state, batch, key, step)
+
+
 def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.tanh(gaussian(state.actor.params, obs)[0])
 
@@ -149,4 +155,5 @@ CQL = Algo(
     init=init,
     act=common.ungated(policy),
     export=export,
+    online=online,
 )

@@ -27,7 +27,7 @@ class Config:
     expectile: float = 0.7  # tau of the value's regression
     temperature: float = 3.0  # beta, inverse: larger follows the advantage more
     max_weight: float = 100.0  # cap of the exponential
-    decay_steps: int = 0  # the policy's learning rate falls to 0 over these updates, as a cosine; 0: constant
+    decay_steps: int = 0  # the policy's learning rate falls to 0 over these updates, as a cosine, offline; 0: constant
     actor: common.ActorConfig = field(default_factory=common.ActorConfig)
     critic: common.CriticConfig = field(default_factory=common.CriticConfig)
 
@@ -73,11 +73,21 @@ def actor_loss(
 
 def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
     """V, then the policy, then the critics, then their targets."""
+    return _update(cfg, state, batch, key, actor_rate(cfg))
+
+
+def online(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
+    """The same at the policy's full rate, which has no end to fall towards here: as a schedule where the optimiser's state has one."""
+    rate = cfg.actor.learning_rate
+    return _update(cfg, state, batch, key, optax.constant_schedule(rate) if cfg.decay_steps else rate)
+
+
+def _update(cfg: Config, state: State, batch: Batch, key: jax.Array, rate: float | optax.Schedule) -> tuple[State, Metrics]:
     rows = batch.rows
     target_q = common.q_values(cfg.critic, state.critics.target, rows.obs, rows.action).min(0)
     v, metrics = common.step(lambda p: value_loss(cfg, p, target_q, rows), state.value, cfg.critic.learning_rate, "value")
     advantage = target_q - value(cfg, v.params, rows.obs)
-    actor, actor_metrics = common.step(lambda p: actor_loss(cfg, p, advantage, rows, key), state.actor, actor_rate(cfg), "actor")
+    actor, actor_metrics = common.step(lambda p: actor_loss(cfg, p, advantage, rows, key), state.actor, rate, "actor")
     y = ops.td_target(rows.reward, rows.terminated, value(cfg, v.params, rows.next_obs), cfg.critic.discount)
     critics, critic_metrics = common.critic_step(cfg.critic, state.critics, y, rows)
     return State(actor, common.follow(critics, cfg.critic.polyak), v), {**metrics, **actor_metrics, **critic_metrics}
@@ -100,5 +110,6 @@ IQL = Algo(
     init=init,
     act=common.ungated(policy),
     export=export,
-    data=DataNeeds(reward="return-range"),
+    data=DataNeeds(standardise=False, reward="return-range"),
+    online=online,
 )

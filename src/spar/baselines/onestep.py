@@ -6,7 +6,7 @@
                 exp-weight   -E[min(exp(T (Q(s, a) - b)), 100) log pi(a|s)],   b = mean_10 Q(s, a~), a~ ~ beta(s)
 
 beta is a Gaussian, pi a normal truncated to the box that starts as beta; means are tanh-bounded, log sigma lies between -5 and 0. The third
-operator, easy BCQ, trains no policy and is left out. The stages' shares are ours; the authors take 5e5, 2e6 and 1e5 steps, and 1024 units
+operator, easy BCQ, trains no policy and is left out. The stages' shares are near the authors' 5e5, 2e6 and 1e5 steps; they take 1024 units
 a layer. Targets move on every step at half the rate instead of on every second.
 """
 
@@ -149,12 +149,12 @@ ONESTEP = Algo(
     config=Config,
     default=Config(),
     stages=(
-        Stage("behaviour", "all", clone, share=0.25),
-        Stage("critic", "all", evaluate, share=0.5),
-        Stage("policy", "all", improve, share=0.25),
+        Stage("behaviour", "all", clone, share=0.2),
+        Stage("critic", "all", evaluate, share=0.7),
+        Stage("policy", "all", improve, share=0.1),
     ),
     init=init,
     act=common.ungated(policy),
     export=export,
-    data=DataNeeds(next_action=True),
+    data=DataNeeds(standardise=False, next_action=True),
 )

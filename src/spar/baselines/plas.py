@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from spar import nets, ops
 from spar.baselines import common
-from spar.types import Algo, Batch, Metrics, Spec, Stage
+from spar.types import Algo, Batch, DataNeeds, Metrics, Spec, Stage
 
 
 @dataclass(frozen=True)
@@ -89,4 +89,5 @@ PLAS = Algo(
     init=init,
     act=common.ungated(policy),
     export=export,
+    data=DataNeeds(standardise=False),
 )

@@ -32,7 +32,7 @@ class Preset:
 
 
 def family(task: str) -> Family | None:
-    """The family of a task's name; None for one that none of the benchmarks has."""
+    """The family of a task's name, as `spar.presets.task_name` writes it; None for one that none of the benchmarks has."""
     return ROBOTS.get(task.split("-")[0].lower())
 
 
@@ -49,10 +49,16 @@ BEST = DataNeeds(top_episodes=0.1)
 CORL, SPOT_CODE, IQL_CODE = "CORL configs", "SPOT code", "implicit_q_learning code"
 LAST = {"actor_last": 1e-3, "critic_last": 3e-3}
 
-_AWAC, _CQL, _IQL, _ONESTEP = awac.Config(), cql.Config(), iql.Config(decay_steps=1_000_000), onestep.Config()
+_AWAC, _CQL, _IQL, _ONESTEP = (
+    awac.Config(),
+    cql.Config(),
+    iql.Config(decay_steps=1_000_000),
+    onestep.Config(),
+)  # of IQL's million; `configure` sets the run's
 _ANTMAZE_CQL = _edit(_CQL, weight=5.0, gap=0.8, floor=-200.0, max_backup=True, actor={"learning_rate": 1e-4}, critic={"hidden": (256,) * 5})
 _LAPO_DATA = DataNeeds(reward="max")
 _ANTMAZE_SPOT = _edit(spot.Config(), lam=0.025, **LAST, actor={"dropout": 0.0, "learning_rate": 1e-4})
+_ADROIT_SPOT = _edit(spot.Config(), lam=1.0, online_floor=0.5, **LAST, actor={"dropout": 0.0, "learning_rate": 1e-4})
 
 PRESETS: dict[str, dict[Family, Preset]] = {
     "bc": {name: Preset(bc.Config(), RAW, CORL) for name in ("locomotion", "antmaze", "adroit")},
@@ -80,7 +86,7 @@ PRESETS: dict[str, dict[Family, Preset]] = {
     "onestep": {
         "locomotion": Preset(_ONESTEP, NEXT, "onestep-rl configs (2 x 256 instead of 2 x 1024 units; operator and weight tuned there)"),
         "antmaze": Preset(_ONESTEP, dataclasses.replace(NEXT, reward_shift=-1.0), OURS + ", rewards - 1"),
-        "adroit": Preset(_ONESTEP, NEXT, OURS),
+        "adroit": Preset(_ONESTEP, dataclasses.replace(NEXT, reward="return-range"), OURS + ", rewards by the range of returns"),
     },
     "bcq": {
         "locomotion": Preset(bcq.Config(), UNSCALED, "BCQ code"),
@@ -100,7 +106,7 @@ PRESETS: dict[str, dict[Family, Preset]] = {
     "spot": {
         "locomotion": Preset(spot.Config(), RAW, SPOT_CODE),
         "antmaze": Preset(_ANTMAZE_SPOT, UNSCALED_SHIFTED, SPOT_CODE),
-        "adroit": Preset(_edit(spot.Config(), lam=1.0, online_floor=0.5), RAW, CORL + " (pen-cloned)"),
+        "adroit": Preset(_ADROIT_SPOT, UNSCALED, CORL + " (pen-cloned)"),
     },
 }
 

@@ -142,11 +142,11 @@ class Log:
         return HostRows(self, scaler, reward_shift=reward_shift).on_device()
 
     def best(self, share: float) -> Log:
-        """The share of the finished episodes, at least one, whose returns are highest."""
+        """The share of the finished episodes, at least one, whose returns are highest; of equal ones (AntMaze's successes) the shorter."""
         finished = np.flatnonzero(np.isfinite(self.episode_returns))
         if len(finished) == 0:
             raise SparError(f"{self.source or self.name}: no finished episode, so there are no best ones to choose")
-        order = finished[np.argsort(-self.episode_returns[finished], kind="stable")]
+        order = finished[np.lexsort((self.lengths[finished], -self.episode_returns[finished]))]
         chosen = np.zeros(len(self.lengths), bool)
         chosen[order[: max(1, int(share * len(finished)))]] = True
         return self.pick(chosen)

@@ -61,11 +61,12 @@ def logged(policy: Policy, log: Log, rows: HostRows, discount: float, seed: int 
     """Q_rob(s, a) of logged pairs of `log` (held-out episodes) against the discounted return that followed, with rewards transformed as
     those of `rows`, on at most ROWS steps whose return is known."""
     rewards = rows.reward_scale * log.rewards + rows.reward_shift
-    value, known, end = returns_to_go(rewards, log.lengths, discount), np.zeros(len(log), bool), 0
+    value, known, end = returns_to_go(rewards, log.lengths, discount, log.terminated), np.zeros(len(log), bool), 0
     for length in log.lengths:
         start, end = end, end + int(length)
         beyond = discount ** np.arange(length, 0, -1)
-        known[start:end] = log.terminated[end - 1] or (beyond < CUT)
+        ended_later = np.logical_or.accumulate(log.terminated[start:end][::-1])[::-1]
+        known[start:end] = ended_later | (beyond < CUT)
     index = np.flatnonzero(known)
     index = np.sort(np.random.default_rng(seed).permutation(index)[:ROWS])
     s = policy.scaler.obs_in(log.observations[log.obs_index[index]])
@@ -73,14 +74,15 @@ def logged(policy: Policy, log: Log, rows: HostRows, discount: float, seed: int 
     return Pairs(predicted, value[index])
 
 
-def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float) -> np.ndarray:
-    """(T,) discounted sum of rewards (T,) from each step to the end of its episode."""
+def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float, terminated: np.ndarray | None = None) -> np.ndarray:
+    """(T,) discounted sum of rewards (T,) from each step to the end of its episode, or to the next terminated step (T,): some logs go on
+    behind one (AntMaze's), where no value reaches."""
     found = np.empty(len(rewards))
     end = len(rewards)
     for length in lengths[::-1]:
         total = 0.0
         for t in range(end - 1, end - int(length) - 1, -1):
-            total = float(rewards[t]) + discount * total
+            total = float(rewards[t]) + (0.0 if terminated is not None and terminated[t] else discount * total)
             found[t] = total
         end -= int(length)
     return found

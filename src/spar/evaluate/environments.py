@@ -12,14 +12,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from spar.data import rules
 from spar.data.episodes import Log
 from spar.types import SparError, Spec
 
 PLUGINS = ("gymnasium_robotics",)  # packages that register further environments when they are imported; an extra of ours
-DEFAULTS: dict[str, dict[str, Any]] = {  # what D4RL's evaluation does where gymnasium-robotics does otherwise
-    "AntMaze": {"continuing_task": False},  # reaching the goal ends the episode: the return is its success
-    "AdroitHandPen": {"max_episode_steps": 100},
-}
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class EnvConfig:
     def arguments(self) -> dict[str, Any]:
         """Raises SparError when `kwargs` is no JSON object."""
         if not self.kwargs:
-            return next((found for task, found in DEFAULTS.items() if self.id.split("/")[-1].startswith(task)), {})
+            return rules.evaluation(self.id)
         try:
             found = json.loads(self.kwargs)
         except json.JSONDecodeError as error:

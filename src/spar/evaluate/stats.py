@@ -39,8 +39,8 @@ def iqm(values: np.ndarray) -> np.ndarray:
 def bootstrap(values: np.ndarray, level: float = 0.95, seed: int = 0, statistic: Callable[[np.ndarray], np.ndarray] = mean) -> Interval:
     """Percentile interval of a statistic, by default the mean, of `values`, (S, E) or (E,); the field `mean` is the statistic itself.
 
-    Two-level: seeds are resampled, then episodes within each (Agarwal et al. 2021 resample runs likewise). With one seed the interval
-    covers the episodes only, not the spread between seeds.
+    Seeds are resampled, and start states, the same for all seeds: equal places in the rows began alike (Agarwal et al. 2021 resample
+    runs likewise). With one seed the interval covers the start states only, not the spread between seeds.
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
     found = np.concatenate([statistic(table.ravel()[index]) for index in _resampled(table.shape, seed)])
@@ -55,11 +55,12 @@ def paired_gain(policy: np.ndarray, anchor: np.ndarray) -> Interval:
 
 def probability_of_improvement(policy: np.ndarray, base: np.ndarray, level: float = 0.95, seed: int = 0) -> Interval:
     """P(X > Y) + P(X = Y) / 2 for an episode X of `policy`, (S, E), and Y of `base`, (S', E'): the Mann-Whitney statistic over its
-    maximum. Above 1/2: `policy` returns more, more often. Both are resampled, independently."""
+    maximum. Above 1/2: `policy` returns more, more often. Both are resampled, alike where they have equal seeds and start states, as
+    their equal shapes say."""
     ours, theirs = (np.atleast_2d(np.asarray(table, np.float64)) for table in (policy, base))
     difference = ours.reshape(-1, 1) - theirs.reshape(1, -1)
     wins = (np.sign(difference) + 1) / 2
-    found = ((_counts(ours.shape, seed) @ wins) * _counts(theirs.shape, seed + 1)).sum(1)
+    found = ((_counts(ours.shape, seed) @ wins) * _counts(theirs.shape, seed + (ours.shape != theirs.shape))).sum(1)
     low, high = _limits(found / wins.size, level)
     return Interval(float(wins.mean()), float(low), float(high))
 
@@ -72,11 +73,11 @@ def performance_profile(values: np.ndarray, thresholds: np.ndarray, level: float
 
 
 def _resampled(shape: tuple[int, ...], seed: int) -> Iterator[np.ndarray]:
-    """RESAMPLES resamples of a table (S, E), in blocks: indices (BLOCK, S * E) into the flat table."""
+    """RESAMPLES resamples of a table (S, E), rows and columns drawn apart, in blocks: indices (BLOCK, S * E) into the flat table."""
     rng, (seeds, episodes) = np.random.default_rng(seed), shape
     for _ in range(RESAMPLES // BLOCK):
         rows = rng.integers(seeds, size=(BLOCK, seeds, 1))
-        columns = rng.integers(episodes, size=(BLOCK, seeds, episodes))
+        columns = rng.integers(episodes, size=(BLOCK, 1, episodes))
         yield (rows * episodes + columns).reshape(BLOCK, -1)
 
 

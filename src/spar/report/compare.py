@@ -18,6 +18,10 @@ from spar.report.plots import COLOURS, Curve
 from spar.runs import compare, experiment, tables
 
 ANCHOR_COLOUR = "#222222"
+SIZES = {
+    "equal": "layers of equal width for all (SPAR has ten critics, its competitors as many as they publish)",
+    "as published": "layers as published",
+}
 THRESHOLDS = 101  # of a performance profile
 PAGE = "comparison.html"
 
@@ -86,7 +90,7 @@ def notes(document: dict[str, Any]) -> list[str]:
     dataset, steps, seeds = document["dataset"], document["steps"], document["seeds"]
     found = [
         f"Dataset {dataset['name']} ({dataset['fingerprint']}), {steps['anchor']:,} + {steps['residual']:,} updates for every algorithm, "
-        f"network sizes {document['network_sizes']}, last checkpoint, "
+        f"{SIZES[document['network_sizes']]}, last checkpoint, "
         f"seeds {', '.join(map(str, seeds))}, commit {', '.join(commit[:12] for commit in document['commits'])}.",
     ]
     if document["episodes"]:

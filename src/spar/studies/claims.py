@@ -97,14 +97,14 @@ def joint(
 ) -> stats.Interval:
     """Percentile interval of `statistic` of the means of n tables (S, E), which maps (..., n) to (...).
 
-    All are resampled alike, seeds and then episodes within them: equal places of different policies' tables had equal start states.
+    All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states.
     """
     stack = np.stack(tables)
     (n, seeds, episodes), rng, found = stack.shape, np.random.default_rng(seed), []
     flat = stack.reshape(n, -1)
     for _ in range(RESAMPLES // BLOCK):
         rows = rng.integers(seeds, size=(BLOCK, seeds, 1))
-        columns = rng.integers(episodes, size=(BLOCK, seeds, episodes))
+        columns = rng.integers(episodes, size=(BLOCK, 1, episodes))
         index = (rows * episodes + columns).reshape(BLOCK, -1)
         found.append(statistic(flat[:, index].mean(-1).T))
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])

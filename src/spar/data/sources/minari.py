@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from spar.data import rules
 from spar.data.blocks import Allocate, heap
 from spar.data.episodes import Log
 from spar.data.rows import Rows
@@ -130,7 +131,8 @@ def action_box(source: str, metadata: dict[str, Any], width: int, notes: list[st
 
 
 def _environment(metadata: dict[str, Any], notes: list[str]) -> tuple[str | None, str]:
-    """The id of the environment to evaluate in, and the arguments that make it (JSON); wrappers cannot be carried and become a note."""
+    """The id of the environment to evaluate in, and the arguments that make it (JSON); wrappers cannot be carried and become a note. Where
+    D4RL's rules differ from what the dataset was recorded with, they count, and a note says so: scores are normalised by D4RL's returns."""
     if "env_id" in metadata or "env_kwargs" in metadata:  # our own
         return metadata.get("env_id"), str(metadata.get("env_kwargs", ""))
     spec = _parsed(METADATA, metadata, "eval_env_spec") or _parsed(METADATA, metadata, "env_spec")
@@ -141,7 +143,12 @@ def _environment(metadata: dict[str, Any], notes: list[str]) -> tuple[str | None
     wrappers = [str(wrapper.get("name")) for wrapper in spec.get("additional_wrappers") or ()]
     if wrappers:
         notes.append(f"the dataset's {spec.get('id')} was wrapped in {', '.join(wrappers)}; evaluation makes it without")
-    return str(spec.get("id")), json.dumps(arguments) if arguments else ""
+    env_id = str(spec.get("id"))
+    for name, value in rules.evaluation(env_id).items():
+        if arguments.get(name, value) != value:
+            notes.append(f"recorded with {name} {arguments[name]}; evaluation takes {value}, as D4RL's does")
+    arguments |= rules.evaluation(env_id)
+    return env_id, json.dumps(arguments) if arguments else ""
 
 
 def _parsed(source: str, metadata: dict[str, Any], key: str) -> dict[str, Any]:
