@@ -18,6 +18,7 @@ from spar.report.plots import COLOURS, Curve
 from spar.runs import compare, experiment, tables
 
 ANCHOR_COLOUR = "#222222"
+FEW_SEEDS = 5
 SIZES = {
     "equal": "layers of equal width for all (SPAR has ten critics, its competitors as many as they publish)",
     "as published": "layers as published",
@@ -94,11 +95,12 @@ def notes(document: dict[str, Any]) -> list[str]:
         f"seeds {', '.join(map(str, seeds))}, commit {', '.join(commit[:12] for commit in document['commits'])}.",
     ]
     if document["episodes"]:
-        scope = "the episodes of one seed: the spread between seeds is not in them" if len(seeds) == 1 else "seeds and their episodes"
+        scope = "the episodes of one seed: the spread between seeds is not in them" if len(seeds) == 1 else "seeds and start states"
+        few = " Of few seeds such an interval is too narrow." if 1 < len(seeds) < FEW_SEEDS else ""
         found.append(
             f"{document['env']}, {document['episodes']} episodes a seed, the same start states for all. Intervals are 95 % bootstrap "
-            f"intervals over {scope}. IQM: mean of the middle half of all episodes. P(better): how often an episode returns more than one "
-            "of the other, ties half (Agarwal et al. 2021)."
+            f"intervals over {scope}.{few} IQM: mean of the middle half of all episodes. P(better): how often an episode returns more than "
+            "one of the other, ties half (Agarwal et al. 2021)."
         )
     else:
         found.append(f"No return was measured: no environment was named (--env). Action errors are measured on {document['measured_on']}.")

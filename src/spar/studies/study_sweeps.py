@@ -55,7 +55,10 @@ TABLE4 = Study(
         Claim("The same of SPAR-PROJ where multimodal",
               alike(("λ_g = 0.5", "SPAR-PROJ"), ("λ_g = 2", "SPAR-PROJ"), 10.0, "multimodal")),
     ),
-    notes=("SPAR-PLAS with lambda_g = 0 leaves its latent policy as it was initialised.",),
+    notes=(
+        "SPAR-PLAS with lambda_g = 0 leaves its latent policy as it was initialised. Otherwise lambda_g is all but inert there: the second "
+        "phase of Algorithm 3 has no other loss, and Adam does not see the scale of its only one.",
+    ),
 )  # fmt: skip
 
 
