@@ -53,7 +53,14 @@ THEIRS: dict[str, Any] = {
 }
 SAME: dict[str, dict[str, Any]] = {  # what of d3rlpy's settings differs from ours
     "awac": {"temperature": 1.0, "weights": "softmax", "bounded": True},
-    "cql": {"weight": 5.0, "gap": 10.0},
+    "cql": {
+        "weight": 5.0,
+        "gap": 10.0,
+        "temperature_rate": 1e-4,
+        "multiplier_rate": 1e-4,
+        "multiplier_start": 0.0,
+        "log_std_offset": 0.0,
+    },
 }
 RATES = {"cql": 1e-4}  # of the actor
 

@@ -91,12 +91,12 @@ def ours_awac(rows: Transitions, weights: dict, noise: Part) -> Part:
 
 
 def ours_cql(rows: Transitions, weights: dict, noise: Part) -> Part:
-    cfg = cql.Config(weight=5.0, gap=10.0, samples=4, actor=ACTOR, critic=CRITIC)
+    cfg = cql.Config(weight=5.0, gap=10.0, samples=4, log_std_offset=0.0, actor=ACTOR, critic=CRITIC)
     actor, critics, act_dim = weights["actor"], weights["critics"], rows.action.shape[-1]
-    next_action, _ = cql.sample(actor, rows.next_obs, noise["0"])
+    next_action, _ = cql.sample(cfg, actor, rows.next_obs, noise["0"])
     next_q = common.q_values(CRITIC, weights["targets"], rows.next_obs, next_action).min(0)
     anywhere = noise["3"].reshape(len(rows.obs), cfg.samples, act_dim).swapaxes(0, 1)
-    draws = [cql.sample(actor, rows.obs, noise["1"]), cql.sample(actor, rows.next_obs, noise["2"])]
+    draws = [cql.sample(cfg, actor, rows.obs, noise["1"]), cql.sample(cfg, actor, rows.next_obs, noise["2"])]
     draws.append((anywhere, jnp.full(anywhere.shape[:2], -act_dim * np.log(2))))
     drawn, log_prob = (jnp.concatenate(column) for column in zip(*draws, strict=True))
     y = ops.td_target(rows.reward, rows.terminated, next_q, CRITIC.discount)

@@ -7,7 +7,8 @@
 
 The a_j are `samples` each of uniform actions, of pi(s) and of pi(s'), all valued at s. With `gap` the term is a learned multiplier times
 weight (C_i - gap), as in CORL and d3rlpy: the multiplier grows while C_i exceeds the gap. With `max_backup` the target takes the best of
-`samples` actions. log sigma lies between -5 and 2 (official: -20 and 2).
+`samples` actions. log sigma lies between -5 and 2 (official: -20 and 2). Rates and starts of temperature and multiplier are CORL's, whose
+log sigma also has a learned factor and a learned offset, begun at -1: here the offset stays, and the network's bias can do the rest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Config:
     gap: float | None = None  # threshold of the learned multiplier; None: no multiplier
     floor: float = -math.inf  # the difference inside C_i is no smaller than this, in every row
     max_backup: bool = False  # the target takes the best of `samples` next actions
-    temperature_rate: float = 1e-4  # Adam, for SAC's entropy temperature and for the multiplier
+    temperature_rate: float | None = None  # Adam, for SAC's entropy temperature; None: the policy's
+    multiplier_rate: float | None = None  # Adam, for the multiplier; None: the critics'
+    multiplier_start: float = 1.0  # of its logarithm
+    log_std_offset: float = -1.0  # added to what the network says
     imitation_steps: int = 0  # the policy's first updates raise log pi(a|s) instead of Q
     actor: common.ActorConfig = field(default_factory=lambda: common.ActorConfig(hidden=(256, 256, 256), learning_rate=3e-5))
     critic: common.CriticConfig = field(default_factory=lambda: common.CriticConfig(hidden=(256, 256, 256)))
@@ -47,21 +51,29 @@ class State(NamedTuple):
 
 def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
     actor_key, critic_key = jax.random.split(key)
-    net, zero = nets.MLP(cfg.actor.hidden, 2 * spec.act_dim), jnp.zeros(())
+    net = nets.MLP(cfg.actor.hidden, 2 * spec.act_dim)
     actor = common.start(net, actor_key, jnp.zeros((1, spec.obs_dim)), learning_rate=cfg.actor.learning_rate)
-    scalar = common.Net(zero, ops.adam(cfg.temperature_rate).init(zero))
-    return State(actor, common.start_critics(cfg.critic, spec, critic_key), scalar, scalar)
+    starts = (jnp.zeros(()), temperature_rate(cfg)), (jnp.float32(cfg.multiplier_start), multiplier_rate(cfg))
+    return State(actor, common.start_critics(cfg.critic, spec, critic_key), *(common.Net(x, ops.adam(rate).init(x)) for x, rate in starts))
 
 
-def gaussian(params: ops.Params, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def temperature_rate(cfg: Config) -> float:
+    return cfg.actor.learning_rate if cfg.temperature_rate is None else cfg.temperature_rate
+
+
+def multiplier_rate(cfg: Config) -> float:
+    return cfg.critic.learning_rate if cfg.multiplier_rate is None else cfg.multiplier_rate
+
+
+def gaussian(cfg: Config, params: ops.Params, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mean and log std before the squash, (B, A) each."""
     mean, log_std = jnp.split(common.mlp(params, obs), 2, axis=-1)
-    return mean, jnp.clip(log_std, nets.LOG_STD_MIN, nets.LOG_STD_MAX)
+    return mean, jnp.clip(log_std + cfg.log_std_offset, nets.LOG_STD_MIN, nets.LOG_STD_MAX)
 
 
-def sample(params: ops.Params, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+def sample(cfg: Config, params: ops.Params, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Actions of pi(s) and their log densities: (B, obs_dim), standard normal (..., B, A) -> (..., B, A), (..., B)."""
-    mean, log_std = gaussian(params, obs)
+    mean, log_std = gaussian(cfg, params, obs)
     return ops.squash(mean + jnp.exp(log_std) * noise, mean, log_std)
 
 
@@ -82,11 +94,11 @@ def critic_loss(
 def actor_loss(
     cfg: Config, params: ops.Params, critics: ops.Params, alpha: jax.Array, rows: Transitions, noise: jax.Array, imitate: jax.Array
 ) -> tuple[jax.Array, Metrics]:
-    action, log_prob = sample(params, rows.obs, noise)
+    action, log_prob = sample(cfg, params, rows.obs, noise)
     gain = common.q_values(cfg.critic, critics, rows.obs, action).min(0)
     if cfg.imitation_steps:
         raw = jnp.arctanh(jnp.clip(rows.action, -1 + 1e-5, 1 - 1e-5))
-        gain = jnp.where(imitate, ops.squash(raw, *gaussian(params, rows.obs))[1], gain)
+        gain = jnp.where(imitate, ops.squash(raw, *gaussian(cfg, params, rows.obs))[1], gain)
     return (alpha * log_prob - gain).mean(), {"log_prob": log_prob.mean()}
 
 
@@ -94,8 +106,8 @@ def draw(cfg: Config, actor: ops.Params, rows: Transitions, key: jax.Array) -> t
     """The a_j (3 * samples, B, A) and their log densities."""
     here_key, there_key, uniform_key = jax.random.split(key, 3)
     shape = (cfg.samples, *rows.action.shape)
-    here, here_log = sample(actor, rows.obs, jax.random.normal(here_key, shape))
-    there, there_log = sample(actor, rows.next_obs, jax.random.normal(there_key, shape))
+    here, here_log = sample(cfg, actor, rows.obs, jax.random.normal(here_key, shape))
+    there, there_log = sample(cfg, actor, rows.next_obs, jax.random.normal(there_key, shape))
     anywhere = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
     flat = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
     return jnp.concatenate([here, there, anywhere]), jnp.concatenate([here_log, there_log, flat])
@@ -111,10 +123,10 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
         lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise, imitate), state.actor, cfg.actor.learning_rate, "actor"
     )
     excess = metrics["log_prob"] - rows.action.shape[-1]  # over the target entropy of -A
-    log_alpha, _ = common.step(lambda p: (-jnp.exp(p) * excess, {}), state.log_alpha, cfg.temperature_rate, "alpha")
+    log_alpha, _ = common.step(lambda p: (-jnp.exp(p) * excess, {}), state.log_alpha, temperature_rate(cfg), "alpha")
 
     count = cfg.samples if cfg.max_backup else 1
-    next_action, _ = sample(state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
+    next_action, _ = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
     next_q = common.q_values(cfg.critic, state.critics.target, rows.next_obs, next_action).min(0).max(0)
     y = ops.td_target(rows.reward, rows.terminated, next_q, cfg.critic.discount)
     drawn, log_prob = jax.lax.stop_gradient(draw(cfg, state.actor.params, rows, draw_key))
@@ -126,7 +138,7 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     if cfg.gap is not None:
         too_far = critic_metrics["conservative_gap"]
         log_multiplier, _ = common.step(
-            lambda p: (-jnp.clip(jnp.exp(p), 0.0, 1e6) * too_far, {}), log_multiplier, cfg.temperature_rate, "multiplier"
+            lambda p: (-jnp.clip(jnp.exp(p), 0.0, 1e6) * too_far, {}), log_multiplier, multiplier_rate(cfg), "multiplier"
         )
     critics = common.follow(critics, cfg.critic.polyak)
     return State(actor, critics, log_alpha, log_multiplier), {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
@@ -138,7 +150,7 @@ def online(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
 
 
 def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
-    return jnp.tanh(gaussian(state.actor.params, obs)[0])
+    return jnp.tanh(gaussian(cfg, state.actor.params, obs)[0])
 
 
 def export(cfg: Config, state: State) -> tuple[dict[str, Any], dict[str, Any]]:

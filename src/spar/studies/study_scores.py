@@ -70,8 +70,8 @@ TABLE1 = Study(
     title="SPAR and its competitors",
     source="Table 1, section 4.1",
     about=(
-        "Every algorithm with its published settings, but layers as wide as SPAR's, on equal data, updates and seeds; Base is the anchor of "
-        "SPAR-MLP."
+        "Every algorithm with its published settings, but layers as wide as SPAR's, on equal data, updates and seeds; "
+        "Base is the anchor of SPAR-MLP."
     ),
     variants=table1,
     tasks=TEN,
