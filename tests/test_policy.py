@@ -144,6 +144,14 @@ def test_bad_observations_get_the_anchor_and_the_reason(name: str) -> None:
     np.testing.assert_array_equal(policy.act(obs, anchor_action=own).action, own)  # the user's controller keeps the plant
 
 
+def test_the_papers_ungated_policy_acts_far_outside_the_log_too_but_never_on_what_is_not_finite() -> None:
+    policy = POLICY.with_gate(**gate.UNGATED)
+    far = policy.act(BAD["far"][0])
+    assert far.accepted is True and far.reason == deploy.REASONS[0] and (np.abs(far.action) <= 1).all()
+    for name in ("inf", "huge", "too long"):
+        assert policy.act(BAD[name][0]).accepted is False
+
+
 def test_one_bad_row_does_not_spoil_a_batch() -> None:
     policy, batch = POLICY.with_gate(**gate.ALWAYS_RESIDUAL), OBS[:4].copy()
     batch[2, 1] = np.nan

@@ -108,7 +108,7 @@ def test_spread_collapse_likeness() -> None:
     assert verdict(claims.alike("high", "low", 2.0), high, near).word == "undecided"
 
 
-def test_measures_are_compared_by_their_size_and_one_value_decides_nothing() -> None:
+def test_damage_is_compared_by_sign_and_size_and_one_value_decides_nothing() -> None:
     def measured(column: str, low: float, high: float) -> dict[str, Any]:
         value = {"mean": (low + high) / 2, "low": low, "high": high}
         return cell("t", column, unit="loss", samples=[[value["mean"]]], value=value)
@@ -116,8 +116,11 @@ def test_measures_are_compared_by_their_size_and_one_value_decides_nothing() -> 
     below = claims.below(("a", None), ("b", None), 10.0)
     large = measured("b", 1.0, 1.2)
     assert verdict(below, measured("a", -0.01, 0.02), large).held is True
-    assert verdict(below, measured("a", -0.2, -0.1), large).word == "undecided"
-    assert verdict(below, measured("a", -3.0, -2.0), large).held is False
+    assert verdict(below, measured("a", 0.1, 0.2), large).word == "undecided"
+    assert verdict(below, measured("a", 2.0, 3.0), large).held is False
+    assert verdict(below, measured("a", -3.0, -2.0), large).held is True  # it helps
+    for harmless in (measured("b", -1.2, -1.0), measured("b", -0.5, 1.0)):
+        assert verdict(below, measured("a", -0.01, 0.02), harmless).word == "undecided"
     assert verdict(below, measured("a", 0.01, 0.01), large).word == "undecided"
     assert verdict(claims.above(("b", None), 0.9), large).held is True
     assert verdict(claims.above(("b", None), 1.3), large).held is False

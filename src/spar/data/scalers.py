@@ -58,6 +58,9 @@ class Scaler(NamedTuple):
         return np.clip(scaled, self.action_low, self.action_high).astype(np.float32)
 
     def out_of_range(self, obs: np.ndarray, margin: float) -> np.ndarray:
-        """(B, obs_dim) -> (B,) bool: farther outside the logged range, in any dimension, than `margin` times its width."""
+        """(B, obs_dim) -> (B,) bool: farther outside the logged range, in any dimension, than `margin` times its width.
+        None is with an infinite margin."""
+        if np.isinf(margin):
+            return np.zeros(len(obs), bool)
         slack = margin * (self.obs_high - self.obs_low) + STD_FLOOR
         return ((obs < self.obs_low - slack) | (obs > self.obs_high + slack)).any(-1)

@@ -22,6 +22,7 @@ class Config:
 
 
 ALWAYS_RESIDUAL = {"eta_abs": -math.inf, "eta_rel": -math.inf}
+UNGATED = {**ALWAYS_RESIDUAL, "obs_margin": math.inf}  # the paper's policy without Stage III, which has no guard of observations either
 ALWAYS_ANCHOR = {"eta_abs": math.inf, "eta_rel": math.inf}
 
 

@@ -114,7 +114,7 @@ class _Subject:
     def support(self, seed: int, points: Points) -> dict[str, Any]:
         policy = self.policies[seed]
         actions = {"anchor": policy.anchor_action(self.obs)}
-        for name, settings in (("ungated", gate.ALWAYS_RESIDUAL), ("policy", {})):
+        for name, settings in (("ungated", gate.UNGATED), ("policy", {})):
             variant = policy.with_gate(**settings)
             actions[name] = variant.act(self.obs).action
         points |= {f"support_{name}": taken for name, taken in actions.items()}

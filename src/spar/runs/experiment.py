@@ -25,7 +25,7 @@ from spar.types import Algo, DataNeeds, SparError, Stage, State
 
 TRAINING_SEED, FINAL_SEED, LATER_SEED = 1_000_000, 2_000_000, 3_000_000  # first reset seeds: during training, after it, and asked for later
 SEED_SPACING = 10_000  # between the start states of different later evaluations
-VARIANTS: dict[str, dict[str, float]] = {"anchor": gate.ALWAYS_ANCHOR, "ungated": gate.ALWAYS_RESIDUAL, "policy": {}}
+VARIANTS: dict[str, dict[str, float]] = {"anchor": gate.ALWAYS_ANCHOR, "ungated": gate.UNGATED, "policy": {}}
 
 
 class Listener(Protocol):

@@ -274,8 +274,9 @@ def alike(a: str | Place, b: str | Place, margin: float, *regimes: str) -> Calla
 
 
 def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdict]:
-    """The size of `a`, its sign aside, is less than that of `b`, or `factor` times less: their intervals keep that far apart. For measures
-    that are not returns, whose cells have intervals of their own."""
+    """`a` does `factor` times less damage than `b`, their intervals that far apart: shown where `b` is surely positive and `a`, where it
+    is positive at all, that much smaller; contrary where `a` surely is too large. Where `b` does none there is nothing to undercut. For
+    measures that are not returns, whose cells have intervals of their own."""
 
     def predicate(results: Results) -> Verdict:
         parts = []
@@ -285,8 +286,8 @@ def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdic
                 parts.append(Part("missing", f"{label} (no {name_of(a if ours is None else b)})"))
                 continue
             x, y = ours["value"], theirs["value"]
-            (low, high), (other_low, other_high) = sizes(x), sizes(y)
-            sign: Sign = "shown" if factor * high < other_low else "contrary" if factor * low > other_high else "open"
+            undercut = y["low"] > 0 and factor * max(x["high"], 0.0) < y["low"]
+            sign: Sign = "shown" if undercut else "contrary" if factor * x["low"] > max(y["high"], 0.0) else "open"
             parts.append(_unless_single(ours, Part(sign, f"{label} {x['mean']:.2g} against {y['mean']:.2g}")))
         return together(parts)
 
@@ -309,12 +310,6 @@ def above(a: Place, limit: float) -> Callable[[Results], Verdict]:
         return together(parts)
 
     return predicate
-
-
-def sizes(value: dict[str, float]) -> tuple[float, float]:
-    """The least and the greatest magnitude in an interval."""
-    low, high = abs(value["low"]), abs(value["high"])
-    return 0.0 if value["low"] <= 0 <= value["high"] else min(low, high), max(low, high)
 
 
 def _unless_single(cell: dict[str, Any], part: Part) -> Part:

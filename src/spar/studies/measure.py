@@ -6,6 +6,7 @@ what its picture in `figures` needs beside. All begin with the checks of `measur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def thresholds(
     evaluator = Evaluator(found.cfg.env, log.spec)
     try:
         for eta_abs, eta_rel in pairs:
-            gates = (policy.with_gate(eta_abs=float(eta_abs), eta_rel=float(eta_rel)) for policy in found.policies.values())
+            settings_of = {"eta_abs": float(eta_abs), "eta_rel": float(eta_rel)}
+            if max(settings_of.values()) <= EITHER:  # no gate at all: none of observations either
+                settings_of["obs_margin"] = math.inf
+            gates = (policy.with_gate(**settings_of) for policy in found.policies.values())
             rolled = [roll(evaluator, policy, count, FINAL_SEED) for policy in gates]
             settings.append(
                 {

@@ -18,7 +18,7 @@ from spar.studies.measure_run import Arrays, Document, opened
 STATES = 4000  # logged states that policies are asked on; the paper's number of points in figure 2
 SHARE = 0.95  # of projected actions inside a boundary
 PAIRS = 20_000  # of logged actions whose distance is measured
-POLICIES: dict[str, dict[str, float]] = {"ungated": gate.ALWAYS_RESIDUAL, "policy": {}}
+POLICIES: dict[str, dict[str, float]] = {"ungated": gate.UNGATED, "policy": {}}
 
 
 # Figures 2 and 5
@@ -40,7 +40,7 @@ def residual_distribution(
     seed, policy = found.first
     obs, logged = found.states(samples)
     s, scale = policy.scaler.obs_in(obs), policy.scaler.action_in
-    one_draw: dict[str, Any] = {**gate.ALWAYS_RESIDUAL, "candidates": 1}
+    one_draw: dict[str, Any] = {**gate.UNGATED, "candidates": 1}
     anchor = scale(policy.anchor_action(obs))
     actions = {"logged": scale(logged), "policy": scale(policy.with_gate(**one_draw).act(obs).action), "anchor": anchor}
     q = {name: policy.q_rob(s, np.clip(action, -1, 1)) for name, action in actions.items()}

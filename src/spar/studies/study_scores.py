@@ -49,7 +49,7 @@ def table1(task: Task, budget: str) -> list[Variant]:
 
 
 def better_of_two(results: Results) -> Verdict:
-    """The variant of the task's preset against every competitor."""
+    """The variant of the paper's word for the residuals against every competitor."""
     competitors = [label(name) for name, algo in registry.ALGOS.items() if not algo.gated]
     verdicts = []
     for regime, own in (("unimodal", "SPAR-MLP"), *((regime, "SPAR-PROJ") for regime in MIXED)):
@@ -86,7 +86,7 @@ TABLE1 = Study(
               best("SPAR-MLP", ("AWAC", "IQL", "LAPO"), "unimodal")),
         Claim("On narrow and sparse data SPAR-PROJ returns more than in-support learning and value gradients",
               best("SPAR-PROJ", ("AWAC", "IQL", "LAPO", "BCQ", "TD3+BC", "CQL", "PLAS"), "narrow", "sparse")),
-        Claim("The variant that the residuals ask for returns more than every competitor run here", better_of_two),
+        Claim("The variant that the paper picks for the residuals returns more than every competitor run here", better_of_two),
         Claim("Ours, not the paper's: the default reading of latent self-imitation returns more than the paired one",
               better("SPAR-PROJ", PAIRED)),
     ),
