@@ -33,7 +33,7 @@ D4RL. *anchor*: the behaviour-cloned anchor in the dataset's own
 environment, 10 or 100 episodes a seed. *gain*: of the gated policy over that anchor, with its 95 % interval over seeds and episodes.
 So few updates are a first look: these columns show that a dataset trains, and where so few updates are not enough.
 *delta_rho*: the radius that holds 95 % of the logged actions' deviations from that anchor, actions scaled to [-1, 1] (eq. 3). *directions*:
-how many hold 95 % of their variance, of all action dimensions.{missing}
+how many hold 95 % of their variance, of all action dimensions.{notes}
 """
 HEADER = ("dataset", "transitions", "episodes", "behaviour", "normalised", "anchor", "95 % interval", "algorithm", "gain", "95 % interval",
           "gate accepts", "delta_rho", "directions", "seeds", "updates", "commit")  # fmt: skip
@@ -82,10 +82,10 @@ def main() -> None:
     order = [sheet["name"] for sheet in sheets.known()]
     rows = {name: rows[name] for name in order if name in rows}
     files.write_json(STORE, rows)
+    notes = " Rows of unknown commit are older than its recording here." if any(row["commit"] is None for row in rows.values()) else ""
     missing = ", ".join(f"`{name}`" for name in order if name not in rows)
-    files.write_text(
-        PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(missing=missing and f" No run yet: {missing}.")
-    )
+    notes += f" No run yet: {missing}." if missing else ""
+    files.write_text(PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(notes=notes))
     print(PAGE)
 
 
