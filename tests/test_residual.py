@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -128,15 +129,18 @@ def test_elbo_equals_a_naive_loop(sees_anchor: bool) -> None:
     base, w = np.asarray(batch.frozen["a_base"]), np.asarray(batch.frozen["weight"])
     da = np.asarray(batch.rows.action) - base
     loss, metrics = residual.elbo_loss(cfg.cvae, state.residual.params, batch.rows.obs, base, da, w, noise)
-    total = 0.0
+    total = np.zeros(2)  # sums and means over dimensions
     for i in range(16):
         s = np.asarray(batch.rows.obs[i])
         encoded = dense(state.residual.params["encoder"], np.concatenate([s, base[i], da[i]] if sees_anchor else [s, da[i]]))
         mean, log_std = encoded[:3], encoded[3:]
         out = dense(state.residual.params["decoder"], np.concatenate([s, base[i], mean + np.exp(log_std) * noise[i]]))
         kl = sum(0.5 * (m**2 + np.exp(2 * ls) - 1 - 2 * ls) for m, ls in zip(mean, log_std, strict=True))
-        total += w[i] * ((out - da[i]) ** 2).sum() + 0.3 * kl
-    assert float(loss) == pytest.approx(total / 16, rel=1e-3)
+        total += np.array([w[i] * ((out - da[i]) ** 2).sum() + 0.3 * kl, w[i] * ((out - da[i]) ** 2).mean() + 0.3 * kl / 3])
+    assert float(loss) == pytest.approx(total[0] / 16, rel=1e-3)
+    means = dataclasses.replace(cfg.cvae, reduction="mean")
+    again, _ = residual.elbo_loss(means, state.residual.params, batch.rows.obs, base, da, w, noise)
+    assert float(again) == pytest.approx(total[1] / 16, rel=1e-3)
     assert 0 <= float(metrics["active_units"]) <= 3
 
 

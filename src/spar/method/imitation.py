@@ -69,7 +69,7 @@ def imitation_loss(
     """The loss of the chosen reading: latents z (K, B, Z), their residuals (K, B, A) under the target decoder, weights (K, B)."""
     obs, a_base = batch.rows.obs, batch.frozen["a_base"]
     if cfg.reading == "paired":
-        return (omega * ((residual.decode(cvae, params["decoder"], obs, a_base, z) - candidates) ** 2).sum(-1)).sum(0).mean()
+        return (omega * residual.squares(cvae, residual.decode(cvae, params["decoder"], obs, a_base, z) - candidates)).sum(0).mean()
     live = (omega.sum(0) > 0).astype(jnp.float32)
     draw_key, noise_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, z.shape[1:])
@@ -80,7 +80,7 @@ def imitation_loss(
         goal = jnp.take_along_axis(candidates, chosen[None, :, None], axis=0)[0]
     if cfg.reading == "elbo":
         return residual.elbo_loss(cvae, params, obs, a_base, goal, live, noise, live)[0]
-    return (live * ((residual.decode(cvae, params["decoder"], obs, a_base, noise) - goal) ** 2).sum(-1)).mean()
+    return (live * residual.squares(cvae, residual.decode(cvae, params["decoder"], obs, a_base, noise) - goal)).mean()
 
 
 def update(

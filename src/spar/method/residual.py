@@ -39,6 +39,7 @@ class CVAEConfig:
     latent_dim: int = 16  # d_z
     kl_weight: float = 0.5  # beta
     reconstruction_weight: float = 1.0  # of eq. 8's first term
+    reduction: Literal["sum", "mean"] = "sum"  # of squares over action dimensions and KL over latent ones; mean: as BCQ's and PLAS's code
     encoder_sees_anchor: bool = False  # q(z | s, a_base, da), as in Algorithm 3, instead of q(z | s, da)
     learning_rate: float = 3e-4  # Adam
     clip_norm: float = 1.0  # global norm of the gradient
@@ -126,6 +127,11 @@ def decode(cfg: CVAEConfig, decoder: ops.Params, obs: jax.Array, a_base: jax.Arr
     return _cvae_nets(cfg, a_base.shape[-1])[1].apply(decoder, inputs)
 
 
+def squares(cfg: CVAEConfig, difference: jax.Array) -> jax.Array:
+    """(..., A) -> (...)."""
+    return (difference**2).sum(-1) if cfg.reduction == "sum" else (difference**2).mean(-1)
+
+
 def elbo_loss(
     cfg: CVAEConfig,
     params: ops.Params,
@@ -139,11 +145,12 @@ def elbo_loss(
     """Eq. 8, the negative weighted ELBO; `noise` (B, Z) is standard normal. `counts` (B,) is 0 for rows that contribute no KL either."""
     mean, log_std = encode(cfg, params, obs, a_base, residual)
     decoded = decode(cfg, params["decoder"], obs, a_base, mean + jnp.exp(log_std) * noise)
-    reconstruction = (w * ((decoded - residual) ** 2).sum(-1)).mean()
+    reconstruction = (w * squares(cfg, decoded - residual)).mean()
     kl = (counts * ops.gaussian_kl(mean, log_std).sum(-1)).mean()
+    kl_weight = cfg.kl_weight if cfg.reduction == "sum" else cfg.kl_weight / cfg.latent_dim
     active = (mean.var(0) > ACTIVE_VARIANCE).sum().astype(jnp.float32)
     metrics = {"reconstruction_loss": reconstruction, "kl": kl, "active_units": active}
-    return cfg.reconstruction_weight * reconstruction + cfg.kl_weight * kl, metrics
+    return cfg.reconstruction_weight * reconstruction + kl_weight * kl, metrics
 
 
 def fit_loss(cfg: CVAEConfig, params: ops.Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
