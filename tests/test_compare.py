@@ -21,8 +21,8 @@ from spar import api, cli, registry, trainer
 from spar.data.sources import d4rl
 from spar.evaluate import stats
 from spar.report import compare as report
-from spar.runs import compare, experiment
-from spar.runs.cache import Cache
+from spar.runs import cache, compare, experiment
+from spar.runs.cache import Cache, code
 from spar.runs.config import DataConfig, EvalConfig, RunConfig
 from spar.types import SparError
 from tests.conftest import plant_log, plant_rows, tiny
@@ -164,6 +164,15 @@ def test_the_place_depends_on_all_that_decides_and_on_nothing_else(tmp_path: Pat
         {"eval": EvalConfig(every=0)},
     ]  # fmt: skip
     assert len({base, *(place("spar-mlp", **change) for change in changes)}) == 1 + len(changes)
+
+
+def test_the_place_depends_on_the_code_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place() -> Path:
+        return Cache(tmp_path, registry.get("spar-mlp"), config("spar-mlp"), "f").path
+
+    before = place()
+    monkeypatch.setattr(cache, "code", lambda: "other")
+    assert place() != before and len(code()) == 16
 
 
 def test_a_damaged_place_is_one_line(compared: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -22,6 +23,29 @@ from spar.trainer import Guard, Position, Snapshot
 from spar.types import Algo, SparError
 
 DECIDING = ("env", "seeds", "loop", "needs", "data", "eval")  # fields of RunConfig, beside the configuration of the shared parts
+
+
+ROOMS = (
+    "types.py",
+    "nets.py",
+    "ops.py",
+    "trainer.py",
+    "data",
+    "method",
+    "baselines",
+    "evaluate",
+)  # of the package: what training runs through
+
+
+@functools.cache
+def code() -> str:
+    """A hash of the sources that decide what a first stage comes to, committed or not; changes of other files leave it alone."""
+    package, found = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for room in ROOMS:
+        place = package / room
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            found.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 class Entry(NamedTuple):
@@ -87,5 +111,6 @@ class Cache:
             "stage": [stage.name, stage.update.__module__, stage.update.__qualname__, self.end.step],
             "parts": {field: document["config"][part] for field, part in self.algo.shares},
             **{field: document[field] for field in DECIDING},
-            **environment.describe(),
+            **{key: value for key, value in environment.describe().items() if key != "commit"},
+            "code": code(),
         }
