@@ -351,7 +351,7 @@ def test_spot_without_its_parts() -> None:
 
 @pytest.mark.parametrize("algo", BASELINES)
 def test_presets_say_where_they_come_from_and_survive_json(algo: str) -> None:
-    for family in ("locomotion", "antmaze", "adroit"):
+    for family in presets.FAMILIES:
         preset = presets.preset_for(algo, family)
         assert preset is not None and preset.source and type(preset.config) is registry.get(algo).config
         assert from_dict(type(preset.config), to_dict(preset.config)) == preset.config
@@ -397,4 +397,5 @@ def test_presets_of_tasks() -> None:
     assert presets.preset_for("spot", "antmaze-umaze").config.lam == 0.25
     assert presets.preset_for("iql", "antmaze-large-diverse").config.expectile == 0.9
     assert presets.preset_for("iql", "hopper-medium").data.reward == "return-range"
+    assert presets.preset_for("iql", "pointmaze-large") == presets.preset_for("iql", "maze2d-large") == presets.PRESETS["iql"]["maze2d"]
     assert presets.preset_for("spar-mlp", "hopper-medium") is None

@@ -45,7 +45,7 @@ def test_start_states_that_all_seeds_share_count_once() -> None:
     start = np.random.default_rng(0).normal(size=60)
     table = np.tile(start, (3, 1))
     expected = 1.96 * start.std() / np.sqrt(60)
-    for found in (stats.bootstrap(table), stats.bootstrap(table[:1]), claims.joint([table, np.zeros_like(table)], claims.difference)):
+    for found in (stats.bootstrap(table), stats.bootstrap(table[:1]), claims.joint([table, np.zeros_like(table)], claims.difference)[0]):
         assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.1)
     better = stats.probability_of_improvement(table + 1e-3, table)  # each episode against all: close to even, whatever the start states are
     assert better.low > 0.5

@@ -8,6 +8,7 @@ import pytest
 
 from spar import api, presets, registry
 from spar.runs.config import BUDGETS, RunConfig, run_config_from_dict, to_dict
+from spar.studies import grid
 from spar.types import SparError
 
 # Table 8: domain row, tau, architecture, lambda_u, lambda_g, filter, T, eta
@@ -96,6 +97,8 @@ def test_table_7_cell_by_cell(task: str) -> None:
         ("D4RL/antmaze/umaze-diverse-v1", "antmaze-umaze-diverse"),
         ("antmaze-medium-play-v2", "antmaze-medium-play"),
         ("logs/medium-v0", None),
+        ("D4RL/pointmaze/umaze-v2", "pointmaze-umaze"),
+        ("maze2d-large-v1", "maze2d-large"),
         ("my-own-log", None),
     ],
 )
@@ -119,6 +122,20 @@ def test_mazes_that_the_paper_does_not_have_are_treated_as_those_that_it_has(nam
     assert (theirs.config.lam, theirs.episodes, theirs.needs.reward_shift) == (lam, 100, -1.0)
     found = presets.match(name)
     assert found and found.env == env and "the paper has no such task" in found.source
+
+
+def test_pointmaze_takes_the_settings_of_antmaze_but_its_own_rewards() -> None:
+    """Nothing terminates there, so a shift would say nothing."""
+    ours = api.configure("pointmaze-large", "spar-mlp")
+    assert (ours.config.critic.expectile, ours.config.weighting.filter, ours.config.anchor.kind) == (0.9, "soft", "gaussian")
+    assert (ours.data.reward_shift, ours.episodes) == (0.0, 10)
+    assert api.configure("pointmaze-large", "iql").needs.reward_shift == 0.0
+
+
+@pytest.mark.parametrize("name", presets.NEAREST)
+def test_studies_know_mazes_that_the_paper_does_not_have(name: str) -> None:
+    found = grid.task(name)
+    assert (found.paper, found.regime, found.algo) == (None, "sparse", "spar-proj")
 
 
 def test_competitors_find_their_familys_settings_by_any_name() -> None:

@@ -81,6 +81,39 @@ def test_one_contrary_task_refutes_and_an_open_one_leaves_it_open() -> None:
         assert verdict(claims.better("a", "b", "sparse"), *cells, regimes={"s": "sparse", "t": "narrow"}).word == "holds"
 
 
+def test_a_loss_among_many_comparisons_has_to_be_surer() -> None:
+    """A loss whose interval barely misses 0 refutes alone and leaves open what many comparisons say; a clear one refutes there too."""
+    other = RNG.normal(size=NOISE.shape)
+    slight = next(
+        shifted
+        for less in np.arange(0.1, 1.0, 0.01)
+        if (shifted := other - other.mean() + NOISE.mean() - less) is not None
+        and claims.joint([shifted, NOISE], claims.difference)[0].high < 0
+    )
+    for loss, among_many in ((slight, "undecided"), (NOISE - 2, "does not hold")):
+        one = [cell("t0", "a", loss), cell("t0", "b", NOISE)]
+        assert verdict(claims.better("a", "b"), *one, regimes={"t0": None}).word == "does not hold"
+        rest = [cell(f"t{i}", column, NOISE + more) for i in range(1, 40) for column, more in (("a", 2), ("b", 0))]
+        found = verdict(claims.better("a", "b"), *one, *rest, regimes=dict.fromkeys(f"t{i}" for i in range(40)))
+        assert found.word == among_many, found.because[:80]
+        assert ("not sure among 40 comparisons" in found.because) == (among_many == "undecided")
+        others = [cell("t0", f"c{i}", NOISE - 9) for i in range(39)]
+        best = claims.best("a", ("b", *(f"c{i}" for i in range(39))))
+        assert verdict(best, *one, *others, regimes={"t0": None}).word == among_many
+
+
+def test_tails_of_measures_without_returns_are_the_normal_ones() -> None:
+    """At the end of the interval 2.5 %; a value that is too large refutes alone and not among as many as its tail asks for."""
+    assert claims._tail(2.0, 2.0) == pytest.approx(0.025)
+    assert claims._tail(2.0, 0.0) == pytest.approx(0.5)
+    assert claims._tail(2.0, -2.0) == pytest.approx(0.975)
+    assert claims._tail(0.0, 1.0) == 1.0
+    cells = [cell(f"t{i}", "a", None, value={"mean": 1.0 if i else -1.2, "low": 0.5 if i else -2.3, "high": 1.5 if i else -0.1},
+                  samples=[[1.0]]) for i in range(8)]  # fmt: skip
+    assert verdict(claims.above(("a", None), 0.0), cells[0], regimes={"t0": None}).word == "does not hold"
+    assert verdict(claims.above(("a", None), 0.0), *cells, regimes=dict.fromkeys(f"t{i}" for i in range(8))).word == "undecided"
+
+
 def test_best_needs_all_of_the_others() -> None:
     best = claims.best("a", ("b", "c"))
     a, b, c = cell("t", "a", NOISE + 3), cell("t", "b", NOISE + 2), cell("t", "c", NOISE)
@@ -136,7 +169,7 @@ def test_the_joint_bootstrap_has_the_width_that_theory_gives() -> None:
     """The difference of means of n independent standard normals has a standard error of sqrt(2 / n)."""
     n = 400
     x, y = RNG.normal(size=(2, 1, n))
-    interval = claims.joint([x, y], claims.difference)
+    interval, _ = claims.joint([x, y], claims.difference)
     assert (interval.high - interval.low) / 2 == pytest.approx(scipy_stats.norm.ppf(0.975) * np.sqrt((x.var() + y.var()) / n), rel=0.12)
     assert interval.mean == pytest.approx(x.mean() - y.mean())
 

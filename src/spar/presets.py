@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,11 +78,26 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-NEAREST: dict[str, tuple[str, str]] = {  # AntMaze tasks that the paper does not have: environment, and the row whose settings they take
-    "antmaze-umaze": ("AntMaze_UMaze-v4", "antmaze-umaze-diverse"),
-    "antmaze-medium-play": ("AntMaze_Medium-v4", "antmaze-large-diverse"),
-    "antmaze-medium-diverse": ("AntMaze_Medium-v4", "antmaze-large-diverse"),
-    "antmaze-large-play": ("AntMaze_Large-v4", "antmaze-large-diverse"),
+@dataclass(frozen=True)
+class Nearest:
+    """A maze that the paper does not have, with the row of Table 8 whose settings it takes."""
+
+    env: str
+    row: str
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the row's fields
+
+
+POINT = {"reward_shift": 0.0, "episodes": 10}  # nothing terminates in PointMaze: a shift would only move every value by the same number
+NEAREST: dict[str, Nearest] = {
+    "antmaze-umaze": Nearest("AntMaze_UMaze-v4", "antmaze-umaze-diverse"),
+    "antmaze-medium-play": Nearest("AntMaze_Medium-v4", "antmaze-large-diverse"),
+    "antmaze-medium-diverse": Nearest("AntMaze_Medium-v4", "antmaze-large-diverse"),
+    "antmaze-large-play": Nearest("AntMaze_Large-v4", "antmaze-large-diverse"),
+    **{
+        f"{family}-{size}": Nearest(f"PointMaze_{env}-v3", f"antmaze-{'umaze' if size == 'umaze' else 'large'}-diverse", POINT)
+        for family in ("pointmaze", "maze2d")
+        for size, env in (("umaze", "UMaze"), ("medium", "Medium"), ("large", "Large"))
+    },
 }
 
 
@@ -102,5 +118,6 @@ def match(dataset: str) -> Preset | None:
     task = max(fitting, key=len)
     if task in PRESETS:
         return PRESETS[task]
-    env, row = NEAREST[task]
-    return dataclasses.replace(PRESETS[row], task=task, env=env, source=f"settings of {row} in Table 8; the paper has no such task")
+    near = NEAREST[task]
+    source = f"settings of {near.row} in Table 8; the paper has no such task"
+    return dataclasses.replace(PRESETS[near.row], task=task, env=near.env, source=source, **near.changes)

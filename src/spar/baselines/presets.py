@@ -8,17 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from spar.baselines import awac, bc, bcq, cql, iql, lapo, onestep, plas, spot, td3bc
 from spar.types import Config, DataNeeds
 
-Family = Literal["locomotion", "antmaze", "adroit"]
+Family = Literal["locomotion", "antmaze", "adroit", "maze2d"]
 ROBOTS: dict[str, Family] = {
     **dict.fromkeys(("halfcheetah", "hopper", "walker2d", "ant"), "locomotion"),
     "antmaze": "antmaze",
     **dict.fromkeys(("pen", "door", "hammer", "relocate"), "adroit"),
+    **dict.fromkeys(("maze2d", "pointmaze"), "maze2d"),
 }
+FAMILIES: tuple[Family, ...] = get_args(Family)
 OURS = "no published settings for this family; ours: the locomotion defaults"
 
 
@@ -61,52 +63,61 @@ _ANTMAZE_SPOT = _edit(spot.Config(), lam=0.025, **LAST, actor={"dropout": 0.0, "
 _ADROIT_SPOT = _edit(spot.Config(), lam=1.0, online_floor=0.5, **LAST, actor={"dropout": 0.0, "learning_rate": 1e-4})
 
 PRESETS: dict[str, dict[Family, Preset]] = {
-    "bc": {name: Preset(bc.Config(), RAW, CORL) for name in ("locomotion", "antmaze", "adroit")},
-    "bc10": {name: Preset(bc.Config(), BEST, CORL) for name in ("locomotion", "antmaze", "adroit")},
+    "bc": {name: Preset(bc.Config(), RAW, CORL) for name in FAMILIES},
+    "bc10": {name: Preset(bc.Config(), BEST, CORL) for name in FAMILIES},
     "awac": {
         "locomotion": Preset(_AWAC, RAW, CORL),
         "antmaze": Preset(_edit(_AWAC, temperature=0.1), SHIFTED, CORL),
         "adroit": Preset(_edit(_AWAC, temperature=0.1), RAW, CORL),
+        "maze2d": Preset(_edit(_AWAC, temperature=0.1), RAW, CORL),
     },
     "td3bc": {
         "locomotion": Preset(td3bc.Config(), RAW, "TD3+BC paper and code"),
         "antmaze": Preset(td3bc.Config(), SHIFTED, CORL),
         "adroit": Preset(td3bc.Config(), RAW, CORL),
+        "maze2d": Preset(td3bc.Config(), RAW, CORL),
     },
     "cql": {
         "locomotion": Preset(_CQL, RAW, CORL),
         "antmaze": Preset(_ANTMAZE_CQL, DataNeeds(standardise=False, reward_scale=10.0, reward_shift=-5.0), CORL),
         "adroit": Preset(_edit(_CQL, weight=1.0, actor={"learning_rate": 1e-4}), RAW, CORL),
+        "maze2d": Preset(_edit(_CQL, gap=5.0), RAW, CORL),
     },
     "iql": {
         "locomotion": Preset(_IQL, DataNeeds(standardise=False, reward="return-range"), IQL_CODE),
         "antmaze": Preset(_edit(_IQL, expectile=0.9, temperature=10.0), UNSCALED_SHIFTED, IQL_CODE),
         "adroit": Preset(_edit(_IQL, temperature=0.5, actor={"dropout": 0.1}), UNSCALED, IQL_CODE),
+        "maze2d": Preset(_IQL, RAW, CORL),
     },
     "onestep": {
         "locomotion": Preset(_ONESTEP, NEXT, "onestep-rl configs (2 x 256 instead of 2 x 1024 units; operator and weight tuned there)"),
         "antmaze": Preset(_ONESTEP, dataclasses.replace(NEXT, reward_shift=-1.0), OURS + ", rewards - 1"),
         "adroit": Preset(_ONESTEP, dataclasses.replace(NEXT, reward="return-range"), OURS + ", rewards by the range of returns"),
+        "maze2d": Preset(_ONESTEP, NEXT, OURS),
     },
     "bcq": {
         "locomotion": Preset(bcq.Config(), UNSCALED, "BCQ code"),
         "antmaze": Preset(bcq.Config(), UNSCALED_SHIFTED, OURS + ", rewards - 1"),
         "adroit": Preset(bcq.Config(), UNSCALED, OURS),
+        "maze2d": Preset(bcq.Config(), UNSCALED, OURS),
     },
     "plas": {
         "locomotion": Preset(plas.Config(), UNSCALED, "PLAS code"),
         "antmaze": Preset(plas.Config(), UNSCALED_SHIFTED, OURS + ", rewards - 1"),
         "adroit": Preset(plas.Config(), UNSCALED, OURS),
+        "maze2d": Preset(plas.Config(), UNSCALED, OURS),
     },
     "lapo": {
         "locomotion": Preset(lapo.Config(), _LAPO_DATA, "LAPO code"),
         "antmaze": Preset(_edit(lapo.Config(), mix=0.7, value_range=(0.0, 100.0)), DataNeeds(reward_scale=100.0), "LAPO code"),
         "adroit": Preset(lapo.Config(), _LAPO_DATA, "LAPO code"),
+        "maze2d": Preset(_edit(lapo.Config(), cvae={"kl_weight": 0.3}), _LAPO_DATA, "LAPO code"),
     },
     "spot": {
         "locomotion": Preset(spot.Config(), RAW, SPOT_CODE),
         "antmaze": Preset(_ANTMAZE_SPOT, UNSCALED_SHIFTED, SPOT_CODE),
         "adroit": Preset(_ADROIT_SPOT, UNSCALED, CORL + " (pen-cloned)"),
+        "maze2d": Preset(spot.Config(), RAW, OURS),
     },
 }
 

@@ -3,12 +3,16 @@
 A claim is judged task by task. It holds where every judged task shows it, it does not where one task shows the contrary, and it is
 undecided where an interval leaves both open, or where scores differ by less than INTEREST, however surely: nobody would act on that. Tasks
 whose cells are missing are not judged, and the verdict says so.
+
+What every comparison has to show needs no correction for their number. That some comparison shows the contrary does: among many one will,
+by chance. There the level is Bonferroni's, ERROR / 2 over the number of comparisons that the claim makes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +20,7 @@ import numpy as np
 from spar.evaluate import stats
 
 RESAMPLES, BLOCK = 4000, 500
+ERROR = 0.05  # of the two-sided intervals
 INTEREST = 0.5  # normalised points; where a task has no reference, every difference counts
 MISSING = "cannot be judged"
 Sign = Literal["shown", "contrary", "open", "missing"]
@@ -35,10 +40,18 @@ class Verdict(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one task (or one comparison) says."""
+    """What one task says: of `comparisons` that it makes, `tail` is the one-sided p-value of the one most contrary."""
 
     sign: Sign
     text: str
+    tail: float = 0.0
+    comparisons: int = 1
+
+    def among(self, comparisons: int) -> Part:
+        """Itself, or open where it shows the contrary not surely enough for one of so many comparisons."""
+        if self.sign != "contrary" or self.tail * comparisons <= ERROR / 2:
+            return self
+        return self._replace(sign="open", text=f"{self.text}: not sure among {comparisons} comparisons")
 
 
 class Results:
@@ -92,23 +105,23 @@ def samples(cell: dict[str, Any]) -> np.ndarray | None:
     return 100.0 * (table - low) / (high - low)
 
 
-def joint(
-    tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray], level: float = 0.95, seed: int = 0
-) -> stats.Interval:
-    """Percentile interval of `statistic` of the means of n tables (S, E), which maps (..., n) to (...).
+def joint(tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[stats.Interval, float]:
+    """`statistic` of the means of n tables (S, E), which maps (..., n) to (...), with its percentile interval, and the share of the
+    resamples in which it is not below 0.
 
     All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states.
     """
     stack = np.stack(tables)
-    (n, seeds, episodes), rng, found = stack.shape, np.random.default_rng(seed), []
+    (n, seeds, episodes), rng, found = stack.shape, np.random.default_rng(0), []
     flat = stack.reshape(n, -1)
     for _ in range(RESAMPLES // BLOCK):
         rows = rng.integers(seeds, size=(BLOCK, seeds, 1))
         columns = rng.integers(episodes, size=(BLOCK, 1, episodes))
         index = (rows * episodes + columns).reshape(BLOCK, -1)
         found.append(statistic(flat[:, index].mean(-1).T))
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
-    return stats.Interval(float(statistic(flat.mean(-1))), float(low), float(high))
+    values = np.concatenate(found)
+    low, high = np.quantile(values, [ERROR / 2, 1 - ERROR / 2])
+    return stats.Interval(float(statistic(flat.mean(-1))), float(low), float(high)), float((values >= 0).mean())
 
 
 def together(parts: Sequence[Part]) -> Verdict:
@@ -117,6 +130,8 @@ def together(parts: Sequence[Part]) -> Verdict:
     missing = [part.text for part in parts if part.sign == "missing"]
     if not judged:
         return Verdict(None, f"{MISSING}: {'; '.join(missing) or 'no such task was run'}")
+    number = sum(part.comparisons for part in judged)
+    judged = [part.among(number) for part in judged]
     signs = {part.sign for part in judged}
     held = False if "contrary" in signs else True if signs == {"shown"} else None
     texts = [part.text for part in judged] + ([f"not judged: {', '.join(missing)}"] if missing else [])
@@ -139,11 +154,11 @@ def positive(
         return Part("missing", f"{label} (unequal numbers of seeds or episodes)")
     if present[0].size < 2:
         return Part("open", f"{label}: one value each says nothing of their spread")
-    interval = joint(present, statistic)
+    interval, tail = joint(present, statistic)
     sign: Sign = "shown" if interval.low > 0 else "contrary" if interval.high < 0 else "open"
     if sign != "open" and abs(interval.mean) < interest:
         return Part("open", f"{label} {show(interval)}: too little to matter")
-    return Part(sign, f"{label} {show(interval)}")
+    return Part(sign, f"{label} {show(interval)}", tail)
 
 
 def show(interval: stats.Interval) -> str:
@@ -217,11 +232,12 @@ def against_all(results: Results, task: str, label: str, a: str | Place, others:
     ]
     signs = {part.sign for part in parts}
     sign: Sign = "contrary" if "contrary" in signs else "shown" if signs == {"shown"} else "open"
+    tail = min((part.tail for part in parts if part.sign == "contrary"), default=0.0)
     text = parts[max(range(len(tables)), key=lambda i: float(tables[i][1].mean()))].text
     missing = [name_of(other) for other in others if other not in [present for present, _ in tables]]
     if missing:
         sign, text = "open" if sign == "shown" else sign, f"{text}, without {', '.join(missing)}"
-    return Part(sign, text)
+    return Part(sign, text, tail, len(parts))
 
 
 def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[[Results], Verdict]:
@@ -264,9 +280,10 @@ def alike(a: str | Place, b: str | Place, margin: float, *regimes: str) -> Calla
             part = compare(results, task, label, a, b)
             if part.sign != "missing" and "[" in part.text:
                 tables = [table for one in (a, b) if (table := values(results, task, one)) is not None]
-                _, low, high = joint(tables, difference)
+                (mean, low, high), _ = joint(tables, difference)
                 sign: Sign = "shown" if -margin < low and high < margin else "contrary" if low > margin or high < -margin else "open"
-                part = Part(sign, part.text)
+                _, tail = joint(tables if mean > 0 else tables[::-1], lambda means: margin - difference(means))
+                part = Part(sign, part.text, tail)
             parts.append(part)
         return together(parts)
 
@@ -287,8 +304,10 @@ def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdic
                 continue
             x, y = ours["value"], theirs["value"]
             undercut = y["low"] > 0 and factor * max(x["high"], 0.0) < y["low"]
-            sign: Sign = "shown" if undercut else "contrary" if factor * x["low"] > max(y["high"], 0.0) else "open"
-            parts.append(_unless_single(ours, Part(sign, f"{label} {x['mean']:.2g} against {y['mean']:.2g}")))
+            limit = max(y["high"], 0.0)
+            sign: Sign = "shown" if undercut else "contrary" if factor * x["low"] > limit else "open"
+            tail = _tail(factor * (x["mean"] - x["low"]), factor * x["mean"] - limit)
+            parts.append(_unless_single(ours, Part(sign, f"{label} {x['mean']:.2g} against {y['mean']:.2g}", tail)))
         return together(parts)
 
     return predicate
@@ -306,10 +325,16 @@ def above(a: Place, limit: float) -> Callable[[Results], Verdict]:
                 continue
             value = cell["value"]
             sign: Sign = "shown" if value["low"] > limit else "contrary" if value["high"] < limit else "open"
-            parts.append(_unless_single(cell, Part(sign, f"{label} {value['mean']:.2g} [{value['low']:.2g}, {value['high']:.2g}]")))
+            text = f"{label} {value['mean']:.2g} [{value['low']:.2g}, {value['high']:.2g}]"
+            parts.append(_unless_single(cell, Part(sign, text, _tail(value["high"] - value["mean"], limit - value["mean"]))))
         return together(parts)
 
     return predicate
+
+
+def _tail(half: float, beyond: float) -> float:
+    """One-sided p-value of a mean that lies `beyond` a limit, from half of its interval towards that limit, as if it were normal."""
+    return 1.0 if half <= 0 else NormalDist().cdf(-NormalDist().inv_cdf(1 - ERROR / 2) * beyond / half)
 
 
 def _unless_single(cell: dict[str, Any], part: Part) -> Part:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spar import api
+from spar.presets import NEAREST
 from spar.runs.compare import flat
 from spar.runs.config import BUDGETS, PAPER_SEEDS, EvalConfig, RunConfig, to_dict
 from spar.studies.claims import Claim
@@ -80,8 +81,13 @@ class Task:
 
 
 def task(name: str) -> Task:
+    """A dataset with what the paper says of its task; of a maze that the paper does not have, what it says of the nearest."""
     preset = api.preset_for(name)
-    return Task(name, *PAPER_TASKS[preset.task], preset.algo) if preset else Task(name)
+    if preset is None:
+        return Task(name)
+    if preset.task in NEAREST:
+        return Task(name, None, PAPER_TASKS[NEAREST[preset.task].row][1], preset.algo)
+    return Task(name, *PAPER_TASKS[preset.task], preset.algo)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spar import registry
 from spar.data.episodes import Log
 from spar.runs import auto
-from spar.studies.claims import Claim, Part, Results, Verdict, best, better, collapses, compare, together
+from spar.studies.claims import Claim, Part, Results, Verdict, against_all, best, better, collapses, compare, together
 from spar.studies.grid import TEN, Measurement, Study, Task, Variant, guide_edit
 from spar.studies.measure_run import opened
 
@@ -51,18 +50,9 @@ def table1(task: Task, budget: str) -> list[Variant]:
 def better_of_two(results: Results) -> Verdict:
     """The variant of the paper's word for the residuals against every competitor."""
     competitors = [label(name) for name, algo in registry.ALGOS.items() if not algo.gated]
-    verdicts = []
-    for regime, own in (("unimodal", "SPAR-MLP"), *((regime, "SPAR-PROJ") for regime in MIXED)):
-        verdicts.append(best(own, competitors, regime)(results))
-    return _all(verdicts)
-
-
-def _all(verdicts: Sequence[Verdict]) -> Verdict:
-    """Verdicts on different tasks as one."""
-    signs = {True: "shown", False: "contrary", None: "open"}
-    found = [Part("missing" if verdict.word == "cannot be judged" else signs[verdict.held], verdict.because) for verdict in verdicts]  # type: ignore[arg-type]
-    judged = [part for part in found if part.sign != "missing"]
-    return together(judged or found[:1])
+    own = {"unimodal": "SPAR-MLP", **dict.fromkeys(MIXED, "SPAR-PROJ")}
+    regimes = {task: results.document["tasks"][task]["regime"] for task, _ in results.tasks()}
+    return together([against_all(results, task, name, own[regimes[task]], competitors) for task, name in results.tasks(*own)])
 
 
 TABLE1 = Study(
