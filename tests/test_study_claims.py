@@ -24,7 +24,17 @@ def cell(task: str, column: str, values: Any = None, row: str = "", **more: Any)
     table = None if values is None else np.asarray(values, float)
     value = None if table is None else {"mean": table.mean(), "low": table.mean() - 0.1, "high": table.mean() + 0.1}
     returns = None if table is None else table.tolist()
-    empty = {"paper": None, "run": None, "shows": "policy", "failed": None, "reference": None, "samples": None, "curve": []}
+    empty = {
+        "paper": None,
+        "run": None,
+        "shows": "policy",
+        "failed": None,
+        "reference": None,
+        "samples": None,
+        "curve": [],
+        "collapsed": [],
+        "moving": [],
+    }
     return {**empty, "task": task, "row": row, "column": column, "unit": "return", "returns": returns, "value": value, **more}
 
 
@@ -199,6 +209,17 @@ def test_curves_that_still_climb_are_named() -> None:
         assert results.flattened(climbing) is flat
         assert any(note.startswith("Not flattened") for note in tables.reading(document(climbing))) is not flat
     assert results.flattened(cell("t", "a", NOISE, curve=anchor)) is None
+
+
+def test_what_speaks_against_a_run_is_said_beside_its_number() -> None:
+    curve = [[5, "policy", 0.0, 0.0, 0.0]]
+    ill = cell("t", "a", NOISE, run="quick/t/a", curve=curve, collapsed=["0", "42"], moving=["0"])
+    shared_critics = cell("t", "b", NOISE, run="quick/t/b", curve=curve, moving=["0"])
+    assert tables.unwell(document(ill, shared_critics)) == [
+        "Posterior collapse, all candidates are almost one action: t a (2 of 3 seeds).",
+        "Critics still moving when Stage I ended, seeds a task: t (1 of 3).",
+    ]
+    assert tables.unwell(document(cell("t", "a", NOISE, run="quick/t/a", curve=curve))) == []
 
 
 def test_a_changed_return_is_noticed() -> None:

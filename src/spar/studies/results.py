@@ -65,6 +65,8 @@ def _empty(study: Study, task: Task, row: str, column: str) -> Cell:
         "acceptance": None,
         "seconds": None,
         "curve": [],
+        "collapsed": [],
+        "moving": [],
     }
 
 
@@ -80,6 +82,7 @@ def score_cell(study: Study, task: Task, variant: Variant, run: Path, root: Path
     `reference`, else `return`; in that unit are `value` (mean, low, high: 95 % interval), `seeds` (a mean each), `others` (means of the
     log's behaviour, the anchor, and SPAR ungated) and `curve` (step since the start, who acted, mean, low, high of each evaluation
     during training). acceptance: of the gate, mean over seeds. seconds: of training. failed: why there is none of that, else None.
+    collapsed, moving: the seeds whose latent carries almost nothing, and whose critics had not settled when Stage I ended.
     """
     cell = _empty(study, task, variant.row, variant.column) | {
         "run": str(run.relative_to(root)),
@@ -106,6 +109,8 @@ def score_cell(study: Study, task: Task, variant: Variant, run: Path, root: Path
         "acceptance": float(np.mean(summary["gate"]["acceptance"])) if summary["gate"] else None,
         "seconds": sum(value for key, value in summary["seconds"].items() if key not in ("evaluation", "total")),
         "curve": curve(run, reference),
+        "collapsed": (summary["latent"] or {}).get("collapsed_seeds", []),
+        "moving": (summary["critics"] or {}).get("moving_seeds", []),
     }
 
 

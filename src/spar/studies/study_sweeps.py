@@ -106,6 +106,10 @@ TABLE5 = Study(
         Claim("On unimodal dense data both filters do alike at T = 1, within ten points",
               alike(("T = 1", "hard"), ("T = 1", "soft"), 10.0, "unimodal")),
     ),
+    notes=(
+        "Weights end at weighting.clip = 100, a ceiling of ours: at T = 0.1 an action 0.46 σ_Q better than the anchor's has reached it, "
+        "at T = 0.3 one 1.4 better.",
+    ),
 )  # fmt: skip
 
 

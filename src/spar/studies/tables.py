@@ -107,7 +107,7 @@ def reading(document: dict[str, Any]) -> list[str]:
     for cell in cells:
         if cell["failed"]:
             found.append(f"{where(document, cell)} has no number: {cell['failed']}.")
-    return [*found, *document["notes"], *unflattened(document), *edited(document)]
+    return [*found, *document["notes"], *unflattened(document), *unwell(document), *edited(document)]
 
 
 def unflattened(document: dict[str, Any]) -> list[str]:
@@ -122,6 +122,15 @@ def unflattened(document: dict[str, Any]) -> list[str]:
             lines.append(f"{where(document, cell)} (last evaluation {shown}, its interval from {limit}, lies above the third quarter)")
     found = [f"Not flattened, so more training may change them: {'; '.join(lines)}."] if lines else []
     return found + ([f"Runs with too few evaluations to tell whether they had flattened: {untold}."] if untold else [])
+
+
+def unwell(document: dict[str, Any]) -> list[str]:
+    """Which generative residuals ignore their latent, and on which tasks the critics behind the gate had not settled."""
+    runs, of = _one_a_run(document), len(document["seeds"])
+    collapsed = [f"{where(document, cell)} ({len(cell['collapsed'])} of {of} seeds)" for cell in runs if cell["collapsed"]]
+    moving = unique(f"{task_label(document, cell['task'])} ({len(cell['moving'])} of {of})" for cell in runs if cell["moving"])
+    found = [f"Posterior collapse, all candidates are almost one action: {'; '.join(collapsed)}."] if collapsed else []
+    return found + ([f"Critics still moving when Stage I ended, seeds a task: {', '.join(moving)}."] if moving else [])
 
 
 def edited(document: dict[str, Any]) -> list[str]:
