@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from spar import nets, registry
-from spar.baselines import common, cql, iql, lapo, onestep, presets, spot, td3
+from spar.baselines import common, cql, iql, lapo, presets, spot, td3
 from spar.data.rows import from_rows
 from spar.data.scalers import Scaler
 from spar.deploy import policy as deploy
@@ -211,16 +211,6 @@ def test_dropout_needs_a_key() -> None:
 def test_target_noise_is_clipped_and_stays_in_the_box() -> None:
     action = td3.smoothed(td3.Config(), jnp.array([[0.0], [0.0], [0.9]]), jnp.array([[1.0], [-100.0], [100.0]]))
     np.testing.assert_allclose(action[:, 0], [0.2, -0.5, 1.0], rtol=1e-6)
-
-
-def test_truncated_normal_against_scipy() -> None:
-    mean, log_std = np.array([-0.9, 0.3], np.float32), np.array([-1.0, 0.0], np.float32)
-    std = np.exp(log_std)
-    own = {"loc": mean, "scale": std, "a": (-1 - mean) / std, "b": (1 - mean) / std}
-    x, u = (np.linspace(low, high, 9)[:, None] * np.ones((1, 2)) for low, high in ((-0.99, 0.99), (0.05, 0.95)))
-    log_prob, sample = jax.jit(lambda: (onestep.truncated_log_prob(x, mean, log_std), onestep.truncated_sample(mean, log_std, u)))()
-    np.testing.assert_allclose(log_prob, stats.truncnorm.logpdf(x, **own).sum(-1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(sample, stats.truncnorm.ppf(u, **own), atol=1e-4)
 
 
 def test_cqls_penalty_against_a_loop() -> None:

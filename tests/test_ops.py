@@ -81,3 +81,13 @@ def test_flatten_names_every_leaf() -> None:
     params = nets.Value((4,)).init(jax.random.key(0), jnp.zeros((1, 2)))
     flat = ops.flatten({"value": params})
     assert set(flat) == {"value/mlp/Dense_0/kernel", "value/mlp/Dense_0/bias", "value/mlp/Dense_1/kernel", "value/mlp/Dense_1/bias"}
+
+
+def test_truncated_normal_against_scipy() -> None:
+    mean, log_std = np.array([-0.9, 0.3], np.float32), np.array([-1.0, 0.0], np.float32)
+    std = np.exp(log_std)
+    own = {"loc": mean, "scale": std, "a": (-1 - mean) / std, "b": (1 - mean) / std}
+    x, u = (np.linspace(low, high, 9)[:, None] * np.ones((1, 2)) for low, high in ((-0.99, 0.99), (0.05, 0.95)))
+    log_prob, sample = jax.jit(lambda: (ops.truncated_log_prob(x, mean, log_std), ops.truncated_sample(mean, log_std, u)))()
+    np.testing.assert_allclose(log_prob, stats.truncnorm.logpdf(x, **own).sum(-1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sample, stats.truncnorm.ppf(u, **own), atol=1e-4)

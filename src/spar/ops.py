@@ -8,10 +8,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jax.scipy.special import ndtr, ndtri
 
 Params = Any
 Metrics = dict[str, jax.Array]
 Reduction = Literal["mean", "min"]
+TAIL = 1e-6  # probabilities are kept this far from 0 and 1 before they are inverted
 
 
 def polyak(target: Params, online: Params, rate: float | jax.Array) -> Params:
@@ -48,6 +50,23 @@ def squash(raw: jax.Array, mean: jax.Array, log_std: jax.Array) -> tuple[jax.Arr
     """tanh(raw) and its log density, where `raw` is a draw of the Gaussian: (..., B, A) -> (..., B, A), (..., B)."""
     correction = 2 * (jnp.log(2.0) - raw - jax.nn.softplus(-2 * raw))  # log(1 - tanh(raw)^2)
     return jnp.tanh(raw), gaussian_log_prob(raw, mean, log_std) - correction.sum(-1)
+
+
+def box_mass(mean: jax.Array, log_std: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The normal's probability below the box and inside it, for each dimension."""
+    low, high = (ndtr((edge - mean) * jnp.exp(-log_std)) for edge in (-1.0, 1.0))
+    return low, high - low
+
+
+def truncated_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Of a normal truncated to [-1, 1]: (..., B, A) -> (..., B)."""
+    return gaussian_log_prob(action, mean, log_std) - jnp.log(box_mass(mean, log_std)[1]).sum(-1)
+
+
+def truncated_sample(mean: jax.Array, log_std: jax.Array, uniform: jax.Array) -> jax.Array:
+    """By inversion; `uniform` (..., B, A) is uniform in [0, 1]."""
+    low, mass = box_mass(mean, log_std)
+    return jnp.clip(mean + jnp.exp(log_std) * ndtri(jnp.clip(low + uniform * mass, TAIL, 1 - TAIL)), -1.0, 1.0)
 
 
 def gaussian_kl(mean: jax.Array, log_std: jax.Array) -> jax.Array:

@@ -125,6 +125,12 @@ def gaussian(
     return net.apply(params, obs, rngs=None if key is None else {"dropout": key})
 
 
+def mean_and_log_std(params: ops.Params, obs: jax.Array, offset: float = 0.0) -> tuple[jax.Array, jax.Array]:
+    """Both halves of an MLP's outputs, (B, A) each; `offset` is added to log std before it is clipped to what nets has for all."""
+    mean, log_std = jnp.split(mlp(params, obs), 2, axis=-1)
+    return mean, jnp.clip(log_std + offset, nets.LOG_STD_MIN, nets.LOG_STD_MAX)
+
+
 def mean_net(params: ops.Params) -> ops.Params:
     """The MLP inside a nets.GaussianPolicy."""
     return {"params": params["params"]["mlp"]}
@@ -230,7 +236,7 @@ def exported(kind: str, networks: dict[str, ops.Params], **settings: Any) -> tup
     return {"kind": "actor", "actor": {"kind": kind, **settings}}, ops.flatten(networks)
 
 
-def first_outputs(params: ops.Params, count: int) -> ops.Params:
-    """An MLP that gives mean and log std, cut down to the mean: the first `count` outputs of its last layer."""
-    last = f"Dense_{len(params['params']) - 1}"
+def mean_outputs(params: ops.Params) -> ops.Params:
+    """An MLP that gives mean and log std, cut down to the mean: the first half of its last layer's outputs."""
+    count, last = widths(params)[-1] // 2, f"Dense_{len(params['params']) - 1}"
     return {"params": {**params["params"], last: {name: leaf[..., :count] for name, leaf in params["params"][last].items()}}}

@@ -13,9 +13,8 @@ log sigma also has a learned factor and a learned offset, begun at -1: here the 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,8 @@ import jax.numpy as jnp
 from spar import nets, ops
 from spar.baselines import common
 from spar.types import Algo, Batch, Metrics, Spec, Stage, Transitions
+
+LARGEST = 1e6  # of the multiplier
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,13 @@ def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
     actor_key, critic_key = jax.random.split(key)
     net = nets.MLP(cfg.actor.hidden, 2 * spec.act_dim)
     actor = common.start(net, actor_key, jnp.zeros((1, spec.obs_dim)), learning_rate=cfg.actor.learning_rate)
-    starts = (jnp.zeros(()), temperature_rate(cfg)), (jnp.float32(cfg.multiplier_start), multiplier_rate(cfg))
-    return State(actor, common.start_critics(cfg.critic, spec, critic_key), *(common.Net(x, ops.adam(rate).init(x)) for x, rate in starts))
-
-
-def temperature_rate(cfg: Config) -> float:
-    return cfg.actor.learning_rate if cfg.temperature_rate is None else cfg.temperature_rate
-
-
-def multiplier_rate(cfg: Config) -> float:
-    return cfg.critic.learning_rate if cfg.multiplier_rate is None else cfg.multiplier_rate
-
-
-def gaussian(cfg: Config, params: ops.Params, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and log std before the squash, (B, A) each."""
-    mean, log_std = jnp.split(common.mlp(params, obs), 2, axis=-1)
-    return mean, jnp.clip(log_std + cfg.log_std_offset, nets.LOG_STD_MIN, nets.LOG_STD_MAX)
+    logs = (common.Net(x, ops.adam(cfg.actor.learning_rate).init(x)) for x in (jnp.zeros(()), jnp.float32(cfg.multiplier_start)))
+    return State(actor, common.start_critics(cfg.critic, spec, critic_key), *logs)
 
 
 def sample(cfg: Config, params: ops.Params, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Actions of pi(s) and their log densities: (B, obs_dim), standard normal (..., B, A) -> (..., B, A), (..., B)."""
-    mean, log_std = gaussian(cfg, params, obs)
+    mean, log_std = common.mean_and_log_std(params, obs, cfg.log_std_offset)
     return ops.squash(mean + jnp.exp(log_std) * noise, mean, log_std)
 
 
@@ -98,7 +85,7 @@ def actor_loss(
     gain = common.q_values(cfg.critic, critics, rows.obs, action).min(0)
     if cfg.imitation_steps:
         raw = jnp.arctanh(jnp.clip(rows.action, -1 + 1e-5, 1 - 1e-5))
-        gain = jnp.where(imitate, ops.squash(raw, *gaussian(cfg, params, rows.obs))[1], gain)
+        gain = jnp.where(imitate, ops.squash(raw, *common.mean_and_log_std(params, rows.obs, cfg.log_std_offset))[1], gain)
     return (alpha * log_prob - gain).mean(), {"log_prob": log_prob.mean()}
 
 
@@ -109,8 +96,13 @@ def draw(cfg: Config, actor: ops.Params, rows: Transitions, key: jax.Array) -> t
     here, here_log = sample(cfg, actor, rows.obs, jax.random.normal(here_key, shape))
     there, there_log = sample(cfg, actor, rows.next_obs, jax.random.normal(there_key, shape))
     anywhere = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-    flat = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
-    return jnp.concatenate([here, there, anywhere]), jnp.concatenate([here_log, there_log, flat])
+    density = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
+    return jnp.concatenate([here, there, anywhere]), jnp.concatenate([here_log, there_log, density])
+
+
+def raised(log: common.Net, excess: jax.Array, learning_rate: float, name: str) -> common.Net:
+    """A multiplier after a step that raises it where `excess` is positive."""
+    return common.step(lambda p: (-jnp.minimum(jnp.exp(p), LARGEST) * excess, {}), log, learning_rate, name)[0]
 
 
 def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
@@ -123,39 +115,33 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
         lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise, imitate), state.actor, cfg.actor.learning_rate, "actor"
     )
     excess = metrics["log_prob"] - rows.action.shape[-1]  # over the target entropy of -A
-    log_alpha, _ = common.step(lambda p: (-jnp.exp(p) * excess, {}), state.log_alpha, temperature_rate(cfg), "alpha")
-
+    log_alpha = raised(state.log_alpha, excess, cfg.temperature_rate or cfg.actor.learning_rate, "alpha")
     count = cfg.samples if cfg.max_backup else 1
     next_action, _ = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
     next_q = common.q_values(cfg.critic, state.critics.target, rows.next_obs, next_action).min(0).max(0)
     y = ops.td_target(rows.reward, rows.terminated, next_q, cfg.critic.discount)
     drawn, log_prob = jax.lax.stop_gradient(draw(cfg, state.actor.params, rows, draw_key))
-    multiplier = jnp.ones(()) if cfg.gap is None else jnp.clip(jnp.exp(state.log_multiplier.params), 0.0, 1e6)
+    multiplier = jnp.ones(()) if cfg.gap is None else jnp.minimum(jnp.exp(state.log_multiplier.params), LARGEST)
     critics, critic_metrics = common.step(
         lambda p: critic_loss(cfg, p, y, rows, drawn, log_prob, multiplier), state.critics, cfg.critic.learning_rate, "critic"
     )
-    log_multiplier = state.log_multiplier
-    if cfg.gap is not None:
-        too_far = critic_metrics["conservative_gap"]
-        log_multiplier, _ = common.step(
-            lambda p: (-jnp.clip(jnp.exp(p), 0.0, 1e6) * too_far, {}), log_multiplier, multiplier_rate(cfg), "multiplier"
-        )
-    critics = common.follow(critics, cfg.critic.polyak)
-    return State(actor, critics, log_alpha, log_multiplier), {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
+    gap = critic_metrics["conservative_gap"] if cfg.gap is not None else jnp.zeros(())
+    log_multiplier = raised(state.log_multiplier, gap, cfg.multiplier_rate or cfg.critic.learning_rate, "multiplier")
+    found = {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
+    return State(actor, common.follow(critics, cfg.critic.polyak), log_alpha, log_multiplier), found
 
 
 def online(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
     """The same step; imitation at the start was the offline run's."""
-    return update(dataclasses.replace(cfg, imitation_steps=0), state, batch, key, step)
+    return update(replace(cfg, imitation_steps=0), state, batch, key, step)
 
 
 def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
-    return jnp.tanh(gaussian(cfg, state.actor.params, obs)[0])
+    return jnp.tanh(common.mean_and_log_std(state.actor.params, obs)[0])
 
 
 def export(cfg: Config, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    act_dim = common.widths(state.actor.params)[-1] // 2
-    return common.exported("tanh", {"actor": common.first_outputs(state.actor.params, act_dim)})
+    return common.exported("tanh", {"actor": common.mean_outputs(state.actor.params)})
 
 
 CQL = Algo(

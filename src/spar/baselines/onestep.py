@@ -17,14 +17,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr, ndtri
 
 from spar import nets, ops
 from spar.baselines import common
 from spar.types import Algo, Batch, DataNeeds, Metrics, Spec, Stage, Transitions
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 0.0
-TAIL = 1e-6  # probabilities are kept this far from 0 and 1 before they are inverted
 
 
 @dataclass(frozen=True)
@@ -57,30 +55,13 @@ def gaussian(params: ops.Params, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.tanh(mean), LOG_STD_MIN + 0.5 * (LOG_STD_MAX - LOG_STD_MIN) * (jnp.tanh(log_std) + 1)
 
 
-def box_mass(mean: jax.Array, log_std: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The normal's probability below the box and inside it, for each dimension."""
-    low, high = (ndtr((edge - mean) * jnp.exp(-log_std)) for edge in (-1.0, 1.0))
-    return low, high - low
-
-
-def truncated_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
-    """Of a normal truncated to [-1, 1]: (..., B, A) -> (..., B)."""
-    return ops.gaussian_log_prob(action, mean, log_std) - jnp.log(box_mass(mean, log_std)[1]).sum(-1)
-
-
-def truncated_sample(mean: jax.Array, log_std: jax.Array, uniform: jax.Array) -> jax.Array:
-    """By inversion; `uniform` (..., B, A) is uniform in [0, 1]."""
-    low, mass = box_mass(mean, log_std)
-    return jnp.clip(mean + jnp.exp(log_std) * ndtri(jnp.clip(low + uniform * mass, TAIL, 1 - TAIL)), -1.0, 1.0)
-
-
 def reverse_kl_loss(
     cfg: Config, params: ops.Params, behaviour: ops.Params, critics: ops.Params, rows: Transitions, uniform: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     """`uniform` (K, B, A) makes the draws; Q sees the first."""
     mean, log_std = gaussian(params, rows.obs)
-    action = truncated_sample(mean, log_std, uniform)
-    divergence = (truncated_log_prob(action, mean, log_std) - ops.gaussian_log_prob(action, *gaussian(behaviour, rows.obs))).mean()
+    action = ops.truncated_sample(mean, log_std, uniform)
+    divergence = (ops.truncated_log_prob(action, mean, log_std) - ops.gaussian_log_prob(action, *gaussian(behaviour, rows.obs))).mean()
     q = common.first_q(cfg.critic, critics, rows.obs, action[0]).mean()
     return cfg.alpha * divergence - q, {"divergence": divergence, "policy_q": q}
 
@@ -93,7 +74,7 @@ def exp_weight_loss(
     baseline = common.first_q(cfg.critic, critics, rows.obs, jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)).mean(0)
     advantage = common.first_q(cfg.critic, critics, rows.obs, rows.action) - baseline
     weight = jnp.minimum(jnp.exp(cfg.temperature * advantage), cfg.max_weight)
-    log_prob = truncated_log_prob(rows.action, *gaussian(params, rows.obs))
+    log_prob = ops.truncated_log_prob(rows.action, *gaussian(params, rows.obs))
     return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "weight": weight.mean()}
 
 
@@ -139,8 +120,7 @@ def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Arr
 
 
 def export(cfg: Config, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    act_dim = common.widths(state.actor.params)[-1] // 2
-    return common.exported("tanh", {"actor": common.first_outputs(state.actor.params, act_dim)})
+    return common.exported("tanh", {"actor": common.mean_outputs(state.actor.params)})
 
 
 ONESTEP = Algo(

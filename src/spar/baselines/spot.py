@@ -58,12 +58,6 @@ def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
 # The density
 
 
-def gaussian_log_prob(params: ops.Params, obs: jax.Array, action: jax.Array) -> jax.Array:
-    """log N(a; mu(s), sigma(s)), (B,)."""
-    mean, log_std = jnp.split(common.mlp(params, obs), 2, axis=-1)
-    return ops.gaussian_log_prob(action, mean, jnp.clip(log_std, nets.LOG_STD_MIN, nets.LOG_STD_MAX))
-
-
 def cvae_log_prob(cfg: common.CVAEConfig, params: ops.Params, obs: jax.Array, action: jax.Array, noise: jax.Array) -> jax.Array:
     """The importance-sampled log beta^(a|s) in nats, (B,), from standard normal `noise` (L, B, Z)."""
     mean, log_std = common.encode(params, obs, action)
@@ -77,7 +71,7 @@ def cvae_log_prob(cfg: common.CVAEConfig, params: ops.Params, obs: jax.Array, ac
 def penalty(cfg: Config, params: ops.Params, obs: jax.Array, action: jax.Array, key: jax.Array) -> jax.Array:
     """Minus the log density of actions, in units of L_VAE and without its constant, (B,)."""
     if cfg.density == "gaussian":
-        return -gaussian_log_prob(params, obs, action)
+        return -ops.gaussian_log_prob(action, *common.mean_and_log_std(params, obs))
     act_dim, latent = action.shape[-1], common.latent_dim(cfg.cvae, action)
     noise = jax.random.normal(key, (cfg.samples, len(obs), latent))
     if cfg.samples == 1:
@@ -93,7 +87,7 @@ def fit(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array
         density, metrics = common.cvae_step(cfg.cvae, state.density, rows, key)
     else:
         density, metrics = common.step(
-            lambda p: (-gaussian_log_prob(p, rows.obs, rows.action).mean(), {}), state.density, cfg.cvae.learning_rate, "density"
+            lambda p: (penalty(cfg, p, rows.obs, rows.action, key).mean(), {}), state.density, cfg.cvae.learning_rate, "density"
         )
     return state._replace(density=density), metrics
 
