@@ -48,7 +48,7 @@ def verdicts(folder: Path, document: dict[str, Any]) -> list[str]:
     unit = "normalised points" if scores.reference(document["env"]) else "return"
     found = []
     for algo in (algo for algo in tables if algo not in competitors):
-        interval = joint([tables[algo], tables[best]], difference)
+        interval, _ = joint([tables[algo], tables[best]], difference)
         word = "leads" if interval.low > 0 else "trails" if interval.high < 0 else "is not told apart from"
         found.append(f"- `{algo}` {word} the best competitor, `{best}`: {show(interval)} {unit}.")
     return found
