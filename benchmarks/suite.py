@@ -30,7 +30,8 @@ TAIL = """
 
 *behaviour*: mean logged return, and on D4RL's scale (pointmaze: ours); pen's demonstrations last 200 steps and the evaluation 100, as in
 D4RL. *anchor*: the behaviour-cloned anchor in the dataset's own
-environment, 10 or 100 episodes a seed. *gain*: of the gated policy over that anchor, with its 95 % interval over seeds and episodes.
+environment, 10 or 100 episodes a seed. *gain*: of the gated policy over that anchor, with its 95 % interval over seeds and episodes, of
+one seed over its episodes.
 So few updates are a first look: these columns show that a dataset trains, and where so few updates are not enough.
 *delta_rho*: the radius that holds 95 % of the logged actions' deviations from that anchor, actions scaled to [-1, 1] (eq. 3). *directions*:
 how many hold 95 % of their variance, of all action dimensions.{notes}

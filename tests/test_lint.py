@@ -174,6 +174,20 @@ def test_the_command_prints_writes_and_refuses(tmp_path: Path, capsys: pytest.Ca
     assert "'observations' row 41, column 2" in out
 
 
+def test_what_training_would_refuse_cannot_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The order of time is read by the strict reader alone."""
+    rows = [f"{t},{t % 7},{0.1 * (t % 5)},{t % 3}" for t in range(60)]
+    rows[1], rows[2] = rows[2], rows[1]
+    (tmp_path / "plant.csv").write_text("\n".join(["time,x,u,r", *rows]) + "\n")
+    (tmp_path / "plant.toml").write_text(
+        'observation = ["x"]\nreward = "r"\ntime = "time"\n[action.u]\nlow = 0.0\nhigh = 1.0\n', encoding="utf-8"
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["data", "check", str(tmp_path / "plant.csv")])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "cannot train" in out and "is not later than" in out
+
+
 def test_import_keeps_the_log_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "log.hdf5"
     d4rl.write(source, plant_rows(), {})

@@ -144,6 +144,17 @@ def test_bad_observations_get_the_anchor_and_the_reason(name: str) -> None:
     np.testing.assert_array_equal(policy.act(obs, anchor_action=own).action, own)  # the user's controller keeps the plant
 
 
+def test_shapes_that_are_wrong_altogether_get_the_users_actions() -> None:
+    """Rows of unequal length, and a column where a row belongs; the answer has the shape of the user's own actions."""
+    own = np.array([[0.25, -0.5]], np.float32)
+    for obs in ([[0.0, 0.0, 0.0], [0.0]], np.zeros((3, 1)), np.zeros((5, 7))):
+        decision = POLICY.act(obs, anchor_action=own)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.atleast_2d(decision.action), own)
+        assert np.all(np.asarray(decision.reason) == deploy.WRONG_SHAPE) and not np.any(decision.accepted)
+    with pytest.raises(SparError, match="anchor_action has shape"):
+        POLICY.act(OBS[:2], anchor_action=own)
+
+
 def test_the_papers_ungated_policy_acts_far_outside_the_log_too_but_never_on_what_is_not_finite() -> None:
     policy = POLICY.with_gate(**gate.UNGATED)
     far = policy.act(BAD["far"][0])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from spar import api, presets, registry
+from spar import api, cli, presets, registry
 from spar.runs.config import BUDGETS, RunConfig, run_config_from_dict, to_dict
 from spar.studies import grid
 from spar.types import SparError
@@ -136,6 +137,22 @@ def test_pointmaze_takes_the_settings_of_antmaze_but_its_own_rewards() -> None:
 def test_studies_know_mazes_that_the_paper_does_not_have(name: str) -> None:
     found = grid.task(name)
     assert (found.paper, found.regime, found.algo) == (None, "sparse", "spar-proj")
+
+
+@pytest.mark.parametrize("flags", [["--steps-anchor", "100000"], ["--steps_anchor=100000"]])
+def test_a_decay_takes_the_steps_of_the_command_line(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's defaults are made before its flags are read."""
+    asked: dict[str, Any] = {}
+
+    def train(**settings: Any) -> None:
+        asked.update(settings)
+        raise SparError("enough")
+
+    monkeypatch.setattr(api, "train", train)
+    assert cli.main(["train", "hopper-replay", "--algo", "iql", *flags]) == 1
+    assert asked["config"].decay_steps == 106_000
+    assert cli.main(["train", "hopper-replay", "--algo", "iql", "--decay-steps", "7", *flags]) == 1
+    assert asked["config"].decay_steps == 7
 
 
 def test_competitors_find_their_familys_settings_by_any_name() -> None:

@@ -235,7 +235,7 @@ def compare(
     env = environment_for(cfgs[0], log)
     cfgs = [dataclasses.replace(cfg, env=env) for cfg in cfgs]
     folder = Path(out) if out else default_folder(log.name, "compare")
-    listener.say(f"{folder}: what is finished there is kept, so the same comparison goes on from here if it is cut off")
+    listener.say(f"{folder}: what is finished there is kept; if it is cut off, the same comparison with --out {folder} goes on from here")
     failed: dict[str, str] = {}
     for algo, why in comparison.execute(folder, cfgs, log, listener):
         if why:

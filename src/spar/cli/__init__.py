@@ -81,9 +81,10 @@ def train(argv: Sequence[str], console: Console) -> None:
     dataset = argv[0] if argv and not argv[0].startswith("-") else DEFAULT_DATASET
     base = api.configure(dataset, algo, budget=budget)
     args = parse(train_arguments(base, budget), argv, "spar train", train.__doc__)
-    if args.dataset != dataset:  # it stood elsewhere in the line: its preset may imply other defaults
-        base = api.configure(args.dataset, algo, budget=budget)
-        args = parse(train_arguments(base, budget), argv, "spar train", train.__doc__)
+    steps = {"steps_anchor": args.steps_anchor, "steps_residual": args.steps_residual}
+    implied = api.configure(args.dataset, algo, budget=budget, **steps)
+    if implied != base:  # a dataset that stood elsewhere in the line has its own preset, a rate's decay takes the whole run
+        args = parse(train_arguments(implied, budget), argv, "spar train", train.__doc__)
     settings = vars(args)
     out, resume = settings.pop("out"), settings.pop("resume")
     with Display(console) as display:
@@ -139,6 +140,9 @@ def show_presets(argv: Sequence[str], console: Console) -> None:
         table.add_row(*(str(getattr(preset, name)) for name in names))
     wide(console, 170).print(table)
     print("Table 8 of the paper; the three medium tasks (Table 14) take the medium-replay row of the same robot. The rest is Table 7.")
+    print(
+        f"Mazes that the paper does not have take the row of the nearest, PointMaze's with its own rewards: {', '.join(presets.NEAREST)}."
+    )
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
@@ -171,7 +175,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spar: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("spar: interrupted; `spar train --resume RUN`, or `spar compare` or `study` as before, goes on where it was", file=sys.stderr)
+        print(
+            "spar: interrupted; `spar train --resume RUN`, `spar compare ... --out DIR` or `spar study` as before goes on where it was",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # who read what this prints, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing at exit fails again

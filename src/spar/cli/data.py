@@ -48,8 +48,8 @@ def list_(argv: Sequence[str], console: Console) -> None:
     """Datasets that can be named, with what is known of each without reading it."""
     parse(lambda: None, argv, "spar data list", list_.__doc__)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "what", "transitions", "behaviour return", "where"):
-        table.add_column(column, justify="right" if column in ("transitions", "behaviour return") else "left", no_wrap=True)
+    for column in ("name", "what", "transitions", "rewards an episode", "where"):
+        table.add_column(column, justify="right" if column in ("transitions", "rewards an episode") else "left", no_wrap=True)
     for sheet in sheets.known():
         count, mean = sheet.get("transitions"), sheet.get("return")
         made = "embedded" if sheet["kind"] == "embedded" else sheet["where"]
@@ -80,7 +80,7 @@ def show(argv: Sequence[str], console: Console) -> None:
 
 
 def check(argv: Sequence[str], console: Console) -> None:
-    """Look at a log before believing it. Errors would stop training (exit status 1), warnings say what they would do to the result."""
+    """Look at a log before believing it. Errors forbid a useful run (exit status 1), warnings say what they would do to the result."""
 
     def arguments(
         dataset: Dataset,
@@ -90,6 +90,8 @@ def check(argv: Sequence[str], console: Console) -> None:
     ) -> lint.Report:
         log = catalog.load(dataset, strict=False, mapping=mapping)
         report = lint.inspect(log)
+        if not report.errors:
+            report = report.refused(_refusal(dataset, mapping))
         if policy is not None:
             from spar.deploy.policy import load
             from spar.evaluate import offline
@@ -103,6 +105,15 @@ def check(argv: Sequence[str], console: Console) -> None:
     report = parse(arguments, argv, "spar data check", check.__doc__)
     if report.errors:
         raise SystemExit(1)
+
+
+def _refusal(dataset: str, mapping: Path | None) -> str | None:
+    """What training would say of a log that it does not take; None where it does."""
+    try:
+        catalog.load(dataset, mapping=mapping)
+    except SparError as error:
+        return str(error)
+    return None
 
 
 def import_(argv: Sequence[str], console: Console) -> None:
@@ -120,7 +131,9 @@ def import_(argv: Sequence[str], console: Console) -> None:
         ] = (),
         goal: Annotated[tuple[float, float] | None, arg("make an OGBench maze's rewards: reach this place", metavar="X Y")] = None,
         radius: Annotated[float | None, arg("within this distance", metavar="METRES")] = None,
-        guess_mapping: Annotated[bool, arg("only print a mapping guessed from a table's header, to be corrected by hand")] = False,
+        guess_mapping: Annotated[
+            bool, arg("only print a mapping guessed from a table's header and values, to be corrected by hand")
+        ] = False,
     ) -> None:
         if guess_mapping:
             print(guess.guess_mapping(Path(dataset)), end="")

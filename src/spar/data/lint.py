@@ -5,7 +5,7 @@ An error stops training; a warning says what it would do. `inspect` never raises
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +40,10 @@ class Report:
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.level == "error")
+
+    def refused(self, why: str | None) -> Report:
+        """With what the strict reader says, if anything, as one more error."""
+        return self if why is None else replace(self, findings=(Finding("error", "refused", why), *self.findings))
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, **self.numbers, "findings": [finding.__dict__ for finding in self.findings]}

@@ -98,7 +98,9 @@ class Rows:
             self._cut(self._overlong(self.horizon), f"an episode has at most {self.horizon} steps")
         end = self.truncated | self.terminated if self.terminal_ends else self.truncated.copy()
         if not end.any():
-            raise SparError(f"{self.source}: no episode end: neither 'terminals' nor 'timeouts' is ever set; mark where episodes end")
+            raise SparError(
+                f"{self.source}: no episode end: neither terminated (terminals) nor truncated (timeouts) is ever set; mark the ends"
+            )
         return end
 
     def _cut(self, cut: np.ndarray, why: str) -> np.ndarray:

@@ -86,16 +86,18 @@ class Policy:
         return Policy(self.description, self.arrays, self.scaler, gate.Config(**settings))
 
     def act(self, obs: np.ndarray, anchor_action: np.ndarray | None = None) -> Decision:
-        """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units. `anchor_action`: same leading shape, the action that your
-        own controller would take; it then replaces the cloned anchor, as the fallback and as what the residual corrects. Where it is not
-        finite, the clone's action is taken and nothing is corrected. Raises SparError when it has another shape."""
+        """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units. `anchor_action`: same leading shape, or (act_dim,) beside one
+        row; the action that your own controller would take. It then replaces the cloned anchor, as the fallback and as what the residual
+        corrects. Where it is not finite, the clone's action is taken and nothing is corrected. Raises SparError when it has another
+        shape."""
         with np.errstate(all="ignore"):
-            return self._act(np.asarray(obs), anchor_action)
+            return self._act(_array(obs), anchor_action)
 
     def _act(self, obs: np.ndarray, anchor_action: np.ndarray | None) -> Decision:
         single = obs.ndim != 2 or (anchor_action is not None and np.ndim(anchor_action) == 1)
         fits = obs.ndim in (1, 2) and obs.shape[-1] == self.obs_dim and obs.dtype.kind in "fiub"
-        rows = np.atleast_2d(obs).astype(np.float32) if fits else np.full((1 if single else len(obs), self.obs_dim), np.nan, np.float32)
+        count = 1 if single else len(obs if fits or anchor_action is None else anchor_action)
+        rows = np.atleast_2d(obs).astype(np.float32) if fits else np.full((count, self.obs_dim), np.nan, np.float32)
         finite, in_range = np.isfinite(rows).all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
         # A fallback action must exist even for a broken sensor: missing values become the log's mean, far ones the edge of its range.
         repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), self.scaler.obs_low, self.scaler.obs_high)
@@ -172,6 +174,14 @@ class Policy:
             z = self._rng.standard_normal((self.gate.candidates, len(s), self.description["latent_dim"]), dtype=np.float32)
         wide = np.broadcast_to(inputs, (*z.shape[:-1], inputs.shape[-1]))
         return mlp(self.arrays, "decoder", np.concatenate([wide, z], -1))
+
+
+def _array(obs: Any) -> np.ndarray:
+    """What was given as observation; rows of unequal length are no array, which is a wrong shape and not an exception."""
+    try:
+        return np.asarray(obs)
+    except ValueError:
+        return np.full((), np.nan)
 
 
 def save(folder: Path, policies: dict[int, Policy], provenance: dict[str, Any]) -> None:

@@ -13,8 +13,9 @@ from spar.studies.catalogue import STUDIES
 HEAD = """# What was measured
 
 Written by `spar study evidence` from the files in `results/`; no number and no verdict on this page was typed. A claim *holds* where the
-95 % intervals show it on every task that was judged, it *does not hold* where they show the contrary on one, and it is *undecided*
-where they leave both open. Our datasets follow D4RL's recipes and are not D4RL's, so the paper's numbers stand beside ours for
+95 % intervals show it on every task that was judged, it *does not hold* where one shows the contrary surely enough for one among all of
+the claim's comparisons (Bonferroni), and it is *undecided* where intervals leave both open or scores differ by less than half a normalised
+point. Our datasets follow D4RL's recipes and are not D4RL's, so the paper's numbers stand beside ours for
 orientation only.
 """
 NOTHING = (
