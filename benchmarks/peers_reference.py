@@ -1,6 +1,6 @@
 """Losses of d3rlpy's algorithms on a fixed batch, with the weights and the noise they saw: what tests/test_parity.py compares ours with.
 
-    python benchmarks/peers_reference.py tests/references/d3rlpy.npz        # needs d3rlpy 2.8.0 and torch; writes a new file
+    python benchmarks/peers_reference.py tests/references/d3rlpy.npz        # needs d3rlpy 2.8 and torch; writes a new file
 
 Tiny networks. Weights are stored under the names and shapes that our networks use. Plain arrays only.
 """

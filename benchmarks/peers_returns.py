@@ -2,7 +2,7 @@
 
     python benchmarks/peers_returns.py [--algos bc td3bc iql] [--updates 10000] [--seeds 0 1 2] [--episodes 10] [--docs]
 
-Needs d3rlpy 2.8.0 and torch. Both sides get the same standardised observations, batches of 256, networks of 256 x 256, equal settings, and
+Needs d3rlpy 2.8 and torch. Both sides get the same standardised observations, batches of 256, networks of 256 x 256, equal settings, and
 are rolled out from equal start states in the log's environment. They draw their own weights and batches, so returns can only agree in
 distribution: the table gives the difference of the means with its 95 % interval over seeds and episodes. Results are kept in
 results/peers-returns.json, an algorithm at a time; what is there is not computed again.

@@ -2,7 +2,7 @@
 
     taskset -c 0 python benchmarks/peers_speed.py [--algos td3bc iql cql] [--updates 300] [--rounds 3] [--json FILE] [--docs]
 
-Needs d3rlpy 2.8.0 and torch. Absolute numbers mean little on a shared machine; read the ratios. The two take turns, `rounds` times, and
+Needs d3rlpy 2.8 and torch. Absolute numbers mean little on a shared machine; read the ratios. The two take turns, `rounds` times, and
 medians are reported. Ours draws its batches from the data on the device, as in training, `updates` in one dispatch. Theirs is measured
 twice: as in its own training loop (a batch drawn from its replay buffer for every update), and on one batch already drawn, which leaves
 out the cost of drawing and so flatters it. Compilation and the first updates are left out on both sides.

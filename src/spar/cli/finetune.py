@@ -27,7 +27,7 @@ def arguments(run: Path | None) -> type:
         ("env", str | None, "gymnasium environment to live in; default: the run's own", None, {"metavar": "ID"}),
         ("out", Path | None, "the new folder, by default a dated one beside the run", None, {"metavar": "NEW"}),
         ("seeds", tuple[int, ...] | None, "which of the run's seeds; default: all", None, {"metavar": "INT [INT ...]"}),
-        ("eval_every", int, "steps between evaluations; 0: before and after alone", 5000, {}),
+        ("eval_every", int, "steps between evaluations, a multiple of block; 0: before and after alone", 5000, {}),
         ("episodes", int | None, "episodes of each evaluation; default: the run's", None, {}),
         ("block", int, "environment steps between dispatches, as many updates follow in one", notes["block"].default, {}),
         ("noise", float, "exploration: standard deviation on actions in [-1, 1]", notes["noise"].default, {}),
