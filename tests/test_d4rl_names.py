@@ -49,9 +49,9 @@ PATHS = {
     "door-cloned-v0": ("hand_dapg/door-demos-v0-bc-combined.hdf5", "AdroitHandDoor-v1", 200, ()),
     "relocate-human-v0": ("hand_dapg/relocate-v0_demos_clipped.hdf5", "AdroitHandRelocate-v1", 200, ()),
     "hammer-expert-v0": ("hand_dapg/hammer-v0_expert_clipped.hdf5", "AdroitHandHammer-v1", 200, ()),
-    "maze2d-open-dense-v0": ("maze2d/maze2d-open-dense.hdf5", "PointMaze_OpenDense-v3", 150, ("observation",)),
-    "maze2d-large-v1": ("maze2d/maze2d-large-sparse-v1.hdf5", "PointMaze_Large-v3", 800, ("observation",)),
-    "maze2d-eval-medium-dense-v1": ("maze2d/maze2d-eval-medium-dense-v1.hdf5", None, 600, ("observation",)),
+    "maze2d-open-dense-v0": ("maze2d/maze2d-open-dense.hdf5", None, 150, ()),
+    "maze2d-large-v1": ("maze2d/maze2d-large-sparse-v1.hdf5", None, 800, ()),
+    "maze2d-eval-medium-dense-v1": ("maze2d/maze2d-eval-medium-dense-v1.hdf5", None, 600, ()),
     "kitchen-complete-v0": ("kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5", None, 280, ()),
     "kitchen-mixed-v0": ("kitchen/kitchen_microwave_kettle_bottomburner_light-v0.hdf5", None, 280, ()),
 }  # fmt: skip

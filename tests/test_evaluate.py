@@ -96,6 +96,14 @@ def test_dict_observations_are_joined_in_the_order_of_the_log() -> None:
         EnvConfig("PointMaze_UMaze-v3", observation_keys=("velocity",)).make()
 
 
+def test_a_score_of_another_task_is_none() -> None:
+    """PointMaze's reference is of one goal; gymnasium's own environment draws another in every episode."""
+    fixed = EnvConfig("PointMaze_UMaze-v3", '{"maze_map": [[1, "g", 1]]}')
+    assert scores.reference(fixed.task) is not None
+    assert scores.reference(EnvConfig("PointMaze_UMaze-v3").task) is None
+    assert EnvConfig("Hopper-v5").task == "Hopper-v5"
+
+
 def test_environments_are_evaluated_as_d4rl_does() -> None:
     """Reaching the goal ends an AntMaze episode, so that its return is its success; a pen episode has 100 steps."""
     assert EnvConfig("AntMaze_UMaze-v4").make().unwrapped.continuing_task is False

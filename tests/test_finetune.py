@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -298,6 +299,32 @@ def test_spar_keeps_its_anchor_and_its_gate(runs: dict[str, Path], tmp_path: Pat
     assert len(json.loads((out / "summary.json").read_text())["acceptance"]["online"]) == 1
 
 
+def test_the_score_before_is_the_offline_runs_own_whatever_is_changed(runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    assert cli.main(["finetune", str(runs["spar-mlp"]), "--steps", "20", "--block", "20", "--out", str(out), "--gate.eta-rel", "inf"]) == 0
+    summary, offline = (json.loads((folder / "summary.json").read_text()) for folder in (out, runs["spar-mlp"]))
+    assert summary["returns"]["offline"] == offline["returns"]["policy"]
+    assert summary["acceptance"]["online"] == [0.0] and deploy.load(out).gate.eta_rel == np.inf
+
+
+def test_what_was_learned_until_it_was_cut_off_is_kept(
+    runs: dict[str, Path], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loop.Loop.run
+
+    def cut(learner: loop.Loop) -> Iterator[loop.Moment]:
+        yield next(whole(learner))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Loop, "run", cut)
+    cfg = finetune.configure(runs["spot"], STEPS, block=20, eval_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.execute(cfg, tmp_path / "cut", npz.read(data))
+    before, after = (load_file(folder / "policy" / "arrays.safetensors") for folder in (runs["spot"], tmp_path / "cut"))
+    assert any(not np.array_equal(before[key], after[key]) for key in before)
+    assert json.loads((tmp_path / "cut" / "policy" / "policy.json").read_text())["provenance"]["steps"]["online"] == 20
+
+
 def test_nothing_is_overwritten(runs: dict[str, Path], tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = fingerprints(tuned)
     assert cli.main(["finetune", str(runs["spot"]), "--steps", "20", "--out", str(tuned)]) == 1
@@ -305,7 +332,7 @@ def test_nothing_is_overwritten(runs: dict[str, Path], tuned: Path, capsys: pyte
     assert fingerprints(tuned) == before
 
 
-def test_mistakes_are_one_line(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(runs: dict[str, Path], tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = str(runs["spot"])
     for flags, said in (
         ([str(tmp_path), "--steps", "5"], "not a run directory"),
@@ -313,7 +340,12 @@ def test_mistakes_are_one_line(runs: dict[str, Path], tmp_path: Path, capsys: py
         ([run, "--steps", "5", "--seeds", "1"], "choose among 0, 3"),
         ([run, "--steps", "5", "--eval-every", "7"], "multiple of block"),
         ([run, "--steps", "0"], "at least 1"),
-        ([run, "--steps", "5", "--new-share", "1.5"], "between 0 and 1"),
+        ([run, "--steps", "5", "--new-share", "1.5"], "both lived and logged"),
+        ([run, "--steps", "5", "--new-share", "0"], "both lived and logged"),
+        ([run, "--steps", "5", "--new-share", "0.001"], "both lived and logged"),
+        ([run, "--steps", "5", "--episodes", "-3"], "episodes is -3"),
+        ([run, "--steps", "5", "--noise", "nan"], "noise"),
+        ([str(tuned), "--steps", "5"], "holds a fine-tuning"),
         ([run, "--steps", "5", "--env", "Pendulum-v1"], "name the environment that the log came from"),
         ([run, "--steps", "5", "--actor.hidden", "32", "32"], "other networks"),
     ):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from spar.data.blocks import mapped
 from spar.data.episodes import Log
+from spar.data.rows import from_rows
 from spar.data.sources import d4rl, minari, npz
 from spar.types import SparError
 from tests.conftest import plant_log
@@ -170,6 +171,23 @@ def test_evaluation_in_a_minari_datasets_environment_follows_d4rls_rules() -> No
     assert notes == ["recorded with continuing_task True; evaluation takes False, as D4RL's does"]
     pen = {"id": "AdroitHandPen-v1", "max_episode_steps": 200}
     assert json.loads(minari._environment({"env_spec": json.dumps(pen)}, notes)[1]) == {"max_episode_steps": 100}
+
+
+def test_minaris_antmaze_stops_the_bootstrap_at_the_goal_as_evaluation_does(tmp_path: Path) -> None:
+    """Recorded with continuing_task the ant stays at the goal unterminated, a reward a step; the return is D4RL's success."""
+    reward = np.array([0, 0, 1, 1, 0, 0, 0, 0], float)
+    ends = np.array([0, 0, 0, 0, 1, 0, 0, 1], bool)
+    log = from_rows("ant", np.arange(16.0).reshape(8, 2), np.zeros((8, 1)), reward, np.zeros(8, bool), ends)
+    minari.write_log(tmp_path / "ant", log)
+    path = tmp_path / "ant" / "data" / "metadata.json"
+    metadata = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("env_id", "env_kwargs")}
+    spec = {"id": "AntMaze_UMaze-v4", "kwargs": {"continuing_task": True}, "max_episode_steps": 700}
+    path.write_text(json.dumps({**metadata, "env_spec": json.dumps(spec)}))
+    found = minari.read(tmp_path / "ant")
+    assert found.terminated.tolist() == (found.rewards == 1).tolist() and found.terminated.sum() == 2
+    assert found.lengths.tolist() == log.lengths.tolist()
+    assert found.returns.tolist() == [1.0, 0.0]
+    assert any("read as terminated" in note for note in found.notes)
 
 
 def test_minari_itself_opens_and_extends_what_we_write(datasets: Path) -> None:

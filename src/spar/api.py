@@ -20,7 +20,7 @@ from spar.data import catalog, sheets
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
-from spar.evaluate.environments import EnvConfig, of_log
+from spar.evaluate.environments import EnvConfig, chosen, of_log
 from spar.evaluate.rollout import Evaluator
 from spar.report import compare as compared
 from spar.report import finetune as tuned
@@ -61,7 +61,7 @@ class Run:
         directory as `evaluations/<number>.json`. Raises SparError where neither the run nor the call names an environment.
         """
         summary, cfg = self.summary, self.config
-        where = cfg.env if env is None or (cfg.env and env == cfg.env.id) else EnvConfig(env)
+        where = chosen(cfg.env, env)
         if where is None:
             raise SparError(f"{self.folder}: this run names no environment; give one with --env")
         policies = {s: self.policy(s) for s in cfg.seeds}

@@ -115,7 +115,8 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
         lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise, imitate), state.actor, cfg.actor.learning_rate, "actor"
     )
     excess = metrics["log_prob"] - rows.action.shape[-1]  # over the target entropy of -A
-    log_alpha = raised(state.log_alpha, excess, cfg.temperature_rate or cfg.actor.learning_rate, "alpha")
+    rate = cfg.actor.learning_rate if cfg.temperature_rate is None else cfg.temperature_rate
+    log_alpha = raised(state.log_alpha, excess, rate, "alpha")
     count = cfg.samples if cfg.max_backup else 1
     next_action, _ = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
     next_q = common.q_values(cfg.critic, state.critics.target, rows.next_obs, next_action).min(0).max(0)
@@ -125,8 +126,9 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     critics, critic_metrics = common.step(
         lambda p: critic_loss(cfg, p, y, rows, drawn, log_prob, multiplier), state.critics, cfg.critic.learning_rate, "critic"
     )
-    gap = critic_metrics["conservative_gap"] if cfg.gap is not None else jnp.zeros(())
-    log_multiplier = raised(state.log_multiplier, gap, cfg.multiplier_rate or cfg.critic.learning_rate, "multiplier")
+    log_multiplier, rate = state.log_multiplier, cfg.critic.learning_rate if cfg.multiplier_rate is None else cfg.multiplier_rate
+    if cfg.gap is not None:
+        log_multiplier = raised(log_multiplier, critic_metrics["conservative_gap"], rate, "multiplier")
     found = {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
     return State(actor, common.follow(critics, cfg.critic.polyak), log_alpha, log_multiplier), found
 

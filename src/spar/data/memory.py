@@ -63,9 +63,9 @@ def device_bytes(rows: int, obs_dim: int, act_dim: int) -> int:
     return 4 * rows * (2 * obs_dim + act_dim + 2)
 
 
-def plan(log: Log, wanted: Literal["auto"] | Tier = "auto") -> Plan:
-    """Where the training rows of `log` go. A memory-mapped log stays so; else the device, if they fit there."""
-    needed = device_bytes(len(log), *log.spec)
+def plan(log: Log, wanted: Literal["auto"] | Tier = "auto", more: int = 0) -> Plan:
+    """Where the training rows of `log` go, and `more` rows to come. A memory-mapped log stays so; else the device, if they fit there."""
+    needed = device_bytes(len(log) + more, *log.spec)
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     room = stats["bytes_limit"] - stats["bytes_in_use"] if stats else available()
     what = f"training rows need {_show(needed)}, {_show(room)} {'on the device' if stats else 'of memory'} are free"

@@ -10,6 +10,18 @@ EVALUATION: dict[str, dict[str, Any]] = {  # beginning of an environment's id ->
 }
 
 
+GOES_ON = "recorded beyond the goal: rows that reach it are read as terminated, episodes go on, returns count up to the first"
+
+
+def walks_on(env_id: str | None, notes: list[str]) -> bool:
+    """Whether a dataset that Minari made of D4RL's was recorded beyond what ends an evaluation episode, by what `minari` noted of its
+    environment; a note says what that means."""
+    found = env_id is not None and env_id.startswith("AntMaze") and any(note.startswith("recorded with continuing_task") for note in notes)
+    if found:
+        notes.append(GOES_ON)
+    return found
+
+
 def evaluation(env_id: str) -> dict[str, Any]:
     """The arguments that make an environment as D4RL evaluates in it; empty where the two agree."""
     return next((found for task, found in EVALUATION.items() if env_id.split("/")[-1].startswith(task)), {})

@@ -28,6 +28,11 @@ class EnvConfig:
     observation_keys: tuple[str, ...] = ()  # parts of a dict observation, joined in this order; empty: all, alphabetically
 
     @property
+    def task(self) -> str:
+        """The id under which scores know the task. PointMaze with a goal that is drawn anew in every episode is none of theirs."""
+        return f"{self.id}, random goals" if "PointMaze" in self.id and '"g"' not in self.kwargs else self.id
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """Raises SparError when `kwargs` is no JSON object."""
         if not self.kwargs:
@@ -87,6 +92,13 @@ class Joined(gymnasium.ObservationWrapper):
 def of_log(log: Log) -> EnvConfig | None:
     """What the log says of its environment."""
     return EnvConfig(log.env_id, log.env_kwargs, log.observation_keys) if log.env_id else None
+
+
+def chosen(own: EnvConfig | None, env_id: str | None) -> EnvConfig | None:
+    """`own`, unless another id is named: then that, seen through the same parts of a dict observation."""
+    if env_id is None or (own and own.id == env_id):
+        return own
+    return EnvConfig(env_id, observation_keys=own.observation_keys if own else ())
 
 
 def _registered(env_id: str) -> bool:

@@ -26,7 +26,7 @@ class Explorer:
 
     def __init__(self, env: EnvConfig, rows: HostRows, noise: float, seed: int) -> None:
         self.name, self.env, self.rows, self.noise = env.id, env.make(), rows, noise
-        self.rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng([seed, 1])  # the environment draws from the seed itself
         self.obs, _ = self.env.reset(seed=seed)
         self.step, self.value, self.length = 0, 0.0, 0
         self.episodes: list[Episode] = []

@@ -15,7 +15,7 @@ from spar import files, registry, trainer
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
 from spar.diagnose import calibration, conflict, deferral, support, traces
-from spar.evaluate.environments import EnvConfig
+from spar.evaluate.environments import EnvConfig, chosen
 from spar.method import gate
 from spar.runs import auto
 from spar.runs.checkpoint import last_state
@@ -61,7 +61,7 @@ def execute(run: Path, log: Log, settings: Settings, listener: Listener | None =
     document = {
         "algo": subject.cfg.algo,
         "dataset": describe_log(log),
-        "env": subject.env.id if subject.env else None,
+        "env": subject.env.task if subject.env else None,
         "measured_on": "held-out episodes" if subject.has_heldout else "training episodes",
         "episodes": settings.episodes if subject.env else 0,
         "recommended": auto.agree([one["geometry"]["recommended"] for one in seeds.values()]),
@@ -149,8 +149,7 @@ class _Subject:
         return {**found, "episodes": deferral.over_episodes(self.traces)} if self.traces else found
 
     def _environment(self, spec: Spec) -> EnvConfig | None:
-        own, named = self.cfg.env, self.settings.env
-        env = own if named is None or (own and own.id == named) else EnvConfig(named)
+        env = chosen(self.cfg.env, self.settings.env)
         if env:
             env.check(spec)
         return env

@@ -54,7 +54,10 @@ def asked(folder: Path) -> RunConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise SparError(f"{folder}: not a run directory (no config.json)")
-    return run_config_from_dict(json.loads(path.read_text()))
+    document = json.loads(path.read_text())
+    if "finetune" in document:
+        raise SparError(f"{folder}: holds a fine-tuning; this takes offline runs, such as its own, {document['finetune']['run']}")
+    return run_config_from_dict(document)
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -349,7 +352,7 @@ def summarise(
         "dataset": describe_log(log),
         "notes": list(log.notes),
         "algo": cfg.algo,
-        "env": cfg.env.id if cfg.env else None,
+        "env": cfg.env.task if cfg.env else None,
         "seeds": list(cfg.seeds),
         "returns": {"behaviour": log.returns.tolist(), **dict.fromkeys(VARIANTS)},
         "normalised": None,

@@ -16,7 +16,7 @@ from spar.data import memory
 from spar.data.episodes import HostRows, Log
 from spar.deploy import policy as deploy
 from spar.evaluate import rollout, scores, stats
-from spar.evaluate.environments import EnvConfig
+from spar.evaluate.environments import EnvConfig, chosen
 from spar.online import loop as online
 from spar.runs import environment, tables
 from spar.runs.checkpoint import last_state
@@ -56,19 +56,24 @@ def configure(
     """`env`: gymnasium's id, by default the run's own environment; `seeds`: by default all of the run's; `settings`: the other fields of
     online.Settings. Raises SparError when `run` has not finished, or for numbers that make no sense."""
     cfg, own = read_config(run), read_summary(run)
-    where = cfg.env if env is None or (cfg.env and env == cfg.env.id) else EnvConfig(env)
+    where = chosen(cfg.env, env)
     if where is None:
         raise SparError(f"{run}: this run names no environment; give one with --env")
-    chosen = tuple(cfg.seeds if seeds is None else seeds)
-    unknown = [seed for seed in chosen if seed not in own["seeds"]]
-    if unknown or not chosen or len(set(chosen)) != len(chosen):
-        raise SparError(f"{run}: seeds are {list(chosen)}; choose among {', '.join(map(str, cfg.seeds))}, each once")
+    kept = tuple(cfg.seeds if seeds is None else seeds)
+    unknown = [seed for seed in kept if seed not in own["seeds"]]
+    if unknown or not kept or len(set(kept)) != len(kept):
+        raise SparError(f"{run}: seeds are {list(kept)}; choose among {', '.join(map(str, cfg.seeds))}, each once")
     found = online.Settings(steps, **settings)
-    if found.steps < 1 or found.block < 1 or found.noise < 0 or eval_every < 0 or not 0 < (found.new_share or 0.5) < 1:
-        raise SparError("steps and block must be at least 1, noise and eval-every at least 0, new-share between 0 and 1")
+    if found.steps < 1 or found.block < 1 or not found.noise >= 0 or eval_every < 0:
+        raise SparError("steps and block must be at least 1, noise and eval-every at least 0")
+    if episodes is not None and episodes < 1:
+        raise SparError(f"episodes is {episodes}; it must be at least 1")
+    lived = round((0.5 if found.new_share is None else found.new_share) * cfg.loop.batch_size)
+    if not 1 <= lived < cfg.loop.batch_size:
+        raise SparError(f"new-share is {found.new_share}; of a batch of {cfg.loop.batch_size} it must leave both lived and logged rows")
     if eval_every % found.block:
         raise SparError(f"eval-every is {eval_every}; it must be a multiple of block, {found.block}")
-    return Config(str(run), where, chosen, found, cfg.config if config is None else config, eval_every, episodes or cfg.episodes)
+    return Config(str(run), where, kept, found, cfg.config if config is None else config, eval_every, episodes or cfg.episodes)
 
 
 def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
     run, listener = Path(cfg.run), listener or Silent()
     offline, algo = read_config(run), registry.get(read_config(run).algo)
     stage = online.online_stage(algo, cfg.config, offline.needs)
-    rows = _rows(run, offline, log)
+    rows = _rows(run, offline, log, len(cfg.seeds) * cfg.settings.steps)
     evaluator = rollout.Evaluator(cfg.env, log.spec)
     state = last_state(run, offline, log.spec, cfg.seeds)
     policies = [deploy.load(run, seed) for seed in cfg.seeds]
@@ -92,17 +97,17 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
     record = _Record(cfg, out, learner, evaluator, listener)
     try:
         record.go()
-    finally:
+    finally:  # what was learned until it was cut off is kept too
         record.write()
         learner.close()
         evaluator.close()
-    provenance = {
-        "algo": algo.name,
-        "dataset": describe_log(log),
-        "steps": {"anchor": offline.steps_anchor, "residual": offline.steps_residual, "online": cfg.settings.steps},
-        "env": cfg.env.id,
-    }
-    deploy.save(out / "policy", dict(zip(cfg.seeds, learner.policies(), strict=True)), provenance)
+        provenance = {
+            "algo": algo.name,
+            "dataset": describe_log(log),
+            "steps": {"anchor": offline.steps_anchor, "residual": offline.steps_residual, "online": record.step},
+            "env": cfg.env.id,
+        }
+        deploy.save(out / "policy", dict(zip(cfg.seeds, learner.policies(), strict=True)), provenance)
     summary = {"run": cfg.run, "algo": algo.name, "dataset": describe_log(log), **record.summary()}
     summary["seconds"] = {**{key: round(value, 2) for key, value in record.seconds.items()}, "total": round(time.monotonic() - began, 2)}
     summary["peak_memory_mib"] = round(environment.peak_memory_mib(), 1)
@@ -110,14 +115,15 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
     return summary
 
 
-def _rows(run: Path, offline: RunConfig, log: Log) -> HostRows:
-    """Every row of the log, those once held out included, scaled by the statistics of the rows that trained."""
+def _rows(run: Path, offline: RunConfig, log: Log, lived: int) -> HostRows:
+    """Every row of the log, those once held out included, scaled by the statistics of the rows that trained; there must be room for as many
+    `lived` ones."""
     began_with = json.loads((run / "environment.json").read_text())["dataset"]["fingerprint"]
     if began_with != log.fingerprint:
         raise SparError(f"{run}: was trained on a log of fingerprint {began_with}, this one has {log.fingerprint}")
-    plan = memory.plan(log)
+    plan = memory.plan(log, more=lived)
     if plan.tier != "device":
-        raise SparError(f"{log.source or log.name}: the replay buffer must fit on the device ({plan.text}); fine-tune from a smaller log")
+        raise SparError(f"{log.source or log.name}: the replay buffer must fit on the device ({plan.text}); fewer steps, or a smaller log")
     trained = training_rows(log.split(offline.data.holdout)[0], offline.needs, offline.data)
     return HostRows(log, trained.scaler, float(trained.reward_scale), float(trained.reward_shift))
 
@@ -133,6 +139,7 @@ class _Record:
         self.scored: dict[int, list[rollout.Episodes]] = {}  # by step, one entry a seed
         self.pending: list[dict[str, np.ndarray]] = []
         self.seconds = {"online": 0.0, "evaluation": 0.0}
+        self.step = 0  # lived by each seed
 
     def go(self) -> None:
         steps, every = self.cfg.settings.steps, self.cfg.eval_every
@@ -140,6 +147,7 @@ class _Record:
         self.listener.stage("online", 0, steps)
         mark = time.monotonic()
         for moment in self.learner.run():
+            self.step = moment.step
             self.pending.append(moment.metrics)
             if moment.step % RECORD_EVERY < self.cfg.settings.block or moment.step == steps:
                 self.note(moment)
@@ -150,9 +158,9 @@ class _Record:
             mark = time.monotonic()
 
     def score(self, step: int) -> None:
-        """Episodes of the deployed policy, without exploration, in environments of their own."""
-        began, env = time.monotonic(), self.cfg.env.id
-        policies = self.learner.policies()
+        """Episodes of the deployed policy, without exploration, in environments of their own; at step 0 the offline run's, as it was."""
+        began, env = time.monotonic(), self.cfg.env.task
+        policies = self.learner.policies() if step else self.learner.offline
         self.scored[step] = [roll(self.evaluator, policy, self.cfg.episodes, FINAL_SEED) for policy in policies]
         for seed, policy, result in zip(self.cfg.seeds, policies, self.scored[step], strict=True):
             normalised, acceptance = scores.normalise(env, result.returns.mean()), result.acceptance if policy.gated else None
@@ -167,8 +175,10 @@ class _Record:
     def note(self, moment: online.Moment) -> None:
         """The means of the updates since the last note."""
         for name in moment.metrics:
-            for seed, value in zip(self.cfg.seeds, np.mean([part[name] for part in self.pending], axis=0), strict=True):
-                self.metrics.add(0, "online", moment.step, seed, name, float(value))
+            for i, seed in enumerate(self.cfg.seeds):
+                taken = [part[name][i] for part in self.pending if not np.isnan(part[name][i])]  # NaN: every update of a block was skipped
+                if taken:
+                    self.metrics.add(0, "online", moment.step, seed, name, float(np.mean(taken)))
         for seed, skipped in zip(self.cfg.seeds, np.asarray(moment.guard.skipped), strict=True):
             self.metrics.add(0, "online", moment.step, seed, "skipped_steps", int(skipped))
         self.pending = []
@@ -184,9 +194,9 @@ class _Record:
     def summary(self) -> dict[str, Any]:
         ends = {"offline": self.scored[0], "online": self.scored[self.cfg.settings.steps]}
         returns = {name: np.stack([result.returns for result in results]) for name, results in ends.items()}
-        means = {name: scores.normalise(self.cfg.env.id, value.mean()) for name, value in returns.items()}
+        means = {name: scores.normalise(self.cfg.env.task, value.mean()) for name, value in returns.items()}
         return {
-            "env": self.cfg.env.id,
+            "env": self.cfg.env.task,
             "seeds": list(self.cfg.seeds),
             "steps": self.cfg.settings.steps,
             "episodes": self.cfg.episodes,

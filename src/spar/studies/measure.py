@@ -127,7 +127,7 @@ def training_curves(run: Path, log: Log) -> tuple[Document, Arrays]:
 def _returns(found: Finished, returns: np.ndarray) -> Document:
     """Returns (S, E) with their mean, its interval, and all three normalised where the task has a reference."""
     interval = stats.bootstrap(returns)
-    normalised = scores.normalise(found.cfg.env.id if found.cfg.env else None, np.asarray(interval))
+    normalised = scores.normalise(found.cfg.env.task if found.cfg.env else None, np.asarray(interval))
     return {
         "returns": returns.tolist(),
         **interval._asdict(),

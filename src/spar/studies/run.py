@@ -104,7 +104,7 @@ class _Work:
         failed = self.store.train(task.folder, cfgs, log, self.listener)
         cfg = cfgs[named[0][0]]
         self.steps = {"anchor": cfg.steps_anchor, "residual": cfg.steps_residual}
-        self.tasks[task.name] = results.task_entry(task, log, cfg.env.id if cfg.env else None, cfg.episodes)
+        self.tasks[task.name] = results.task_entry(task, log, cfg.env.task if cfg.env else None, cfg.episodes)
         places = [self.store.folder(task.folder) / name for name, _ in named]
         self.runs |= dict.fromkeys(place for place in places if place.name not in failed)
         for variant, place in zip(variants, places, strict=False):

@@ -92,16 +92,14 @@ def _adroit() -> Iterator[Dataset]:
 
 
 def _maze2d() -> Iterator[Dataset]:
-    layouts = {"open": ("Open", {"v0": 150}), "umaze": ("UMaze", {"v0": 150, "v1": 300})}
-    layouts |= {"medium": ("Medium", {"v0": 250, "v1": 600}), "large": ("Large", {"v0": 600, "v1": 800})}
-    layouts |= {f"eval-{size}": ("", {"v1": horizons["v1"]}) for size, (_, horizons) in layouts.items() if "v1" in horizons}
-    for layout, (successor, horizons) in layouts.items():
+    """Without an environment: gymnasium-robotics' PointMaze places its origin elsewhere and draws a goal that the observation lacks."""
+    layouts = {"open": {"v0": 150}, "umaze": {"v0": 150, "v1": 300}, "medium": {"v0": 250, "v1": 600}, "large": {"v0": 600, "v1": 800}}
+    layouts |= {f"eval-{size}": {"v1": horizons["v1"]} for size, horizons in layouts.items() if "v1" in horizons}
+    for layout, horizons in layouts.items():
         for version, horizon in horizons.items():
             ending = ".hdf5" if version == "v0" else f"-{version}.hdf5"
-            for infix, reward, suffix in (("", "sparse", ""), ("-dense", "dense", "Dense")):
-                env_id = f"PointMaze_{successor}{suffix}-v3" if successor else None
-                path = f"maze2d/maze2d-{layout}-{reward}{ending}"
-                yield Dataset(f"maze2d-{layout}{infix}-{version}", path, env_id, horizon, ("observation",))
+            for infix, reward in (("", "sparse"), ("-dense", "dense")):
+                yield Dataset(f"maze2d-{layout}{infix}-{version}", f"maze2d/maze2d-{layout}-{reward}{ending}", None, horizon)
 
 
 def _kitchen() -> Iterator[Dataset]:

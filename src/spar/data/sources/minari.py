@@ -86,12 +86,15 @@ def read(
     if len(unmarked):
         notes.append(f"{len(unmarked)} episodes end without a mark, first at row {unmarked[0]}; read as truncated")
         steps.truncated[unmarked] = True
+    goes_on = rules.walks_on(found_id, notes)
+    if goes_on:
+        steps.terminated[:] |= steps.rewards >= 1
     rows = Rows(
         source, steps.observations, steps.actions, steps.rewards, steps.terminated, steps.truncated,
         stacked=True, ends=ends, action_low=low, action_high=high, env_id=env_id or found_id,
         env_kwargs=env_kwargs if env_id in (None, found_id) else "",
         observation_keys=tuple(observation_keys) or tuple(metadata.get("observation_keys", ())),
-        episode_returns=steps.returns, notes=notes,
+        episode_returns=None if goes_on else steps.returns, terminal_ends=not goes_on, notes=notes,
     )  # fmt: skip
     return rows.log(name or str(metadata.get("dataset_id") or folder.parent.name), strict, allocate)
 
