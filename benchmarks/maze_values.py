@@ -1,4 +1,4 @@
-"""What a run's critics know of a maze, against the way to its goal: python benchmarks/maze_values.py RUN [RUN ...]
+"""What a run's critics know of a maze, against the way to its goal: python benchmarks/maze_values.py RUN [RUN ...] [--docs]
 
 For finished runs on a PointMaze log (one fixed goal, held-out and training rows alike). First table: by the number of cells to the goal,
 the discounted return that followed the logged actions, cut at the end of the walk, and each run's Q_rob of them. Second table: whether the
@@ -77,24 +77,27 @@ def judged(run: Path, of: Rows) -> tuple[np.ndarray, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    runs = parser.parse_args().runs
+    parser.add_argument("--docs", action="store_true", help="also write the tables into docs/failures.md")
+    args = parser.parse_args()
+    runs = args.runs
     cfg = experiment.read_config(runs[0])
     of = rows(catalog.load(cfg.dataset, tier=cfg.data.tier), RECIPES[cfg.dataset].task, cfg.config.critic.discount)
     values, lines = zip(*(judged(run, of) for run in runs), strict=True)
-    names = [str(run) for run in runs]
+    names = [run.name for run in runs]
     bands = [(low, high, (of.cells >= low) & (of.cells < high)) for low, high in BANDS]
     body = [
         [f"{low} to {min(high - 1, of.cells.max())}", f"{here.sum():,}", *(f"{v[here].mean():.2f}" for v in (of.value, *values))]
         for low, high, here in bands
         if here.any()
     ]
-    print(page.table(["cells to the goal", "rows", "return that followed", *(f"Q_rob of {name}" for name in names)], body), end="\n\n")
+    header = ["cells to the goal", "rows", "return that followed", *(f"Q_rob of {name}" for name in names)]
+    of_values = page.table(header, body)
     header = ["run", "rank correlation of value and nearness", "logged actions judged better", "their cosine", "of the others"]
-    print(
-        page.table(
-            [*header, "of the anchor's", "of the policy's", "gate accepts"], [[n, *line] for n, line in zip(names, lines, strict=True)]
-        )
-    )
+    header += ["of the anchor's", "of the policy's", "gate accepts"]
+    text = f"{of_values}\n\n{page.table(header, [[name, *line] for name, line in zip(names, lines, strict=True)])}"
+    print(text)
+    if args.docs:
+        page.put(page.ROOT / "docs" / "failures.md", "maze", text)
 
 
 if __name__ == "__main__":
