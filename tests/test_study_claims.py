@@ -34,6 +34,7 @@ def cell(task: str, column: str, values: Any = None, row: str = "", **more: Any)
         "curve": [],
         "collapsed": [],
         "moving": [],
+        "seeds": None,
     }
     return {**empty, "task": task, "row": row, "column": column, "unit": "return", "returns": returns, "value": value, **more}
 
@@ -114,14 +115,57 @@ def test_a_loss_among_many_comparisons_has_to_be_surer() -> None:
 
 def test_tails_of_measures_without_returns_are_the_normal_ones() -> None:
     """At the end of the interval 2.5 %; a value that is too large refutes alone and not among as many as its tail asks for."""
-    assert claims._tail(2.0, 2.0) == pytest.approx(0.025)
-    assert claims._tail(2.0, 0.0) == pytest.approx(0.5)
-    assert claims._tail(2.0, -2.0) == pytest.approx(0.975)
-    assert claims._tail(0.0, 1.0) == 1.0
+    for seeds in (None, [1.0, 2.0, 3.0]):  # a normal one, Student's
+        own = cell("t", "a", seeds=seeds)
+        assert claims._tail(own, 2.0, 2.0) == pytest.approx(0.025)
+        assert claims._tail(own, 2.0, 0.0) == pytest.approx(0.5)
+        assert claims._tail(own, 2.0, -2.0) == pytest.approx(0.975)
+        assert claims._tail(own, 0.0, 1.0) == 1.0
     cells = [cell(f"t{i}", "a", None, value={"mean": 1.0 if i else -1.2, "low": 0.5 if i else -2.3, "high": 1.5 if i else -0.1},
                   samples=[[1.0]]) for i in range(8)]  # fmt: skip
     assert verdict(claims.above(("a", None), 0.0), cells[0], regimes={"t0": None}).word == "does not hold"
     assert verdict(claims.above(("a", None), 0.0), *cells, regimes=dict.fromkeys(f"t{i}" for i in range(8))).word == "undecided"
+
+
+def test_three_seeds_that_agree_by_chance_decide_nothing() -> None:
+    """Equal policies whose seeds differ by more than their episodes: a claim is refuted, or shown, as seldom as its level says."""
+    rng, words, families = np.random.default_rng(1), [], []
+    for _ in range(12):
+        tables = [rng.normal(scale=10, size=(3, 1)) + rng.normal(scale=5, size=(3, 10)) for _ in range(13)]
+        cells = [cell("t", f"c{i}", table) for i, table in enumerate(tables)]
+        words += [verdict(claims.better("c0", f"c{i}"), *cells).word for i in range(1, 13)]
+        families.append(verdict(claims.best("c0", [f"c{i}" for i in range(1, 13)]), *cells).word)
+    assert words.count("holds") <= 9 and words.count("does not hold") <= 9  # 2.5 % of 144 is 3.6
+    assert families.count("does not hold") <= 2
+
+
+def test_students_interval_is_scipys() -> None:
+    seeds = np.array([1.0, 4.0, 2.5])
+    half, tail = claims.student(seeds, seeds.mean())
+    own = scipy_stats.ttest_1samp(seeds, 0.0, alternative="less")
+    low, high = scipy_stats.ttest_1samp(seeds, 0.0).confidence_interval()
+    assert half == pytest.approx((high - low) / 2) and tail == pytest.approx(own.pvalue)
+    assert claims.student(seeds[:1], 1.0) == (0.0, 0.0)
+
+
+def test_noise_alone_is_no_spread_and_no_base_no_collapse() -> None:
+    """A range of means is never negative, and half of what is negative lies above it."""
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[Place]] = {name: [(column, name) for column in "xyz"] for name in ("still", "noisy")}
+    words = []
+    for _ in range(10):
+        still = [cell("t", column, np.zeros((3, 100)), "still") for column in "xyz"]
+        noisy = [cell("t", column, 100.0 * (rng.random((3, 100)) < 0.2), "noisy") for column in "xyz"]
+        words.append(verdict(claims.steadier(rows["still"], rows["noisy"]), *still, *noisy).word)
+    assert words.count("holds") <= 1 and "does not hold" not in words
+    found = verdict(claims.collapses("low", "high"), cell("t", "low", NOISE - 20), cell("t", "high", NOISE - 20))
+    assert found.word == "undecided" and "not surely above 0" in found.because
+
+
+def test_a_claim_about_every_task_does_not_hold_where_one_is_missing() -> None:
+    cells = [cell("s", "a", NOISE + 2), cell("s", "b", NOISE), cell("t", "b", NOISE)]
+    found = verdict(claims.better("a", "b"), *cells, regimes={"s": None, "t": None})
+    assert found.word == "undecided" and "not judged: t (no a)" in found.because
 
 
 def test_best_needs_all_of_the_others() -> None:

@@ -2,7 +2,9 @@
 
 A claim is judged task by task. It holds where every judged task shows it, it does not where one task shows the contrary, and it is
 undecided where an interval leaves both open, or where scores differ by less than INTEREST, however surely: nobody would act on that. Tasks
-whose cells are missing are not judged, and the verdict says so.
+whose cells are missing are not judged: then no claim holds, and the verdict says why.
+
+Intervals are Student's over seeds where these are wider than the bootstrap's: of three seeds that agree by chance every resample agrees.
 
 What every comparison has to show needs no correction for their number. That some comparison shows the contrary does: among many one will,
 by chance. There the level is Bonferroni's, ERROR / 2 over the number of comparisons that the claim makes.
@@ -10,9 +12,9 @@ by chance. There the level is Bonferroni's, ERROR / 2 over the number of compari
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -106,10 +108,11 @@ def samples(cell: dict[str, Any]) -> np.ndarray | None:
 
 
 def joint(tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[stats.Interval, float]:
-    """`statistic` of the means of n tables (S, E), which maps (..., n) to (...), with its percentile interval, and the share of the
-    resamples in which it is not below 0.
+    """`statistic` of the means of n tables (S, E), which maps (..., n) to (...), with its 95 % interval, and the one-sided p-value of its
+    being below 0.
 
-    All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states.
+    All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states. Of several
+    seeds, what each says alone gives Student's interval and p-value; the wider and the larger count.
     """
     stack = np.stack(tables)
     (n, seeds, episodes), rng, found = stack.shape, np.random.default_rng(0), []
@@ -119,9 +122,22 @@ def joint(tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.nda
         columns = rng.integers(episodes, size=(BLOCK, 1, episodes))
         index = (rows * episodes + columns).reshape(BLOCK, -1)
         found.append(statistic(flat[:, index].mean(-1).T))
-    values = np.concatenate(found)
+    values, mean = np.concatenate(found), float(statistic(flat.mean(-1)))
     low, high = np.quantile(values, [ERROR / 2, 1 - ERROR / 2])
-    return stats.Interval(float(statistic(flat.mean(-1))), float(low), float(high)), float((values >= 0).mean())
+    half, tail = student(statistic(stack.mean(-1).T), mean)
+    interval = stats.Interval(mean, min(float(low), mean - half), max(float(high), mean + half))
+    return interval, max(tail, float((values >= 0).mean()))
+
+
+def student(seeds: np.ndarray, mean: float) -> tuple[float, float]:
+    """Half the 95 % interval of `mean` by Student's t from one value a seed (S,), and the one-sided p-value of its being below 0; of one
+    seed, or of values that are all equal, 0 and 0: they say nothing of their spread."""
+    from scipy.stats import t
+
+    error = float(np.std(seeds, ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else 0.0
+    if error <= 1e-12 * max(1.0, abs(mean)):
+        return 0.0, 0.0
+    return float(t.ppf(1 - ERROR / 2, len(seeds) - 1)) * error, float(t.sf(-mean / error, len(seeds) - 1))
 
 
 def together(parts: Sequence[Part]) -> Verdict:
@@ -133,7 +149,7 @@ def together(parts: Sequence[Part]) -> Verdict:
     number = sum(part.comparisons for part in judged)
     judged = [part.among(number) for part in judged]
     signs = {part.sign for part in judged}
-    held = False if "contrary" in signs else True if signs == {"shown"} else None
+    held = False if "contrary" in signs else True if signs == {"shown"} and not missing else None
     texts = [part.text for part in judged] + ([f"not judged: {', '.join(missing)}"] if missing else [])
     return Verdict(held, "; ".join(texts))
 
@@ -170,12 +186,6 @@ def show(interval: stats.Interval) -> str:
 def difference(means: np.ndarray) -> np.ndarray:
     """First minus second."""
     return means[..., 0] - means[..., 1]
-
-
-def excess_spread(means: np.ndarray) -> np.ndarray:
-    """Range of the second half of the means minus the range of the first half."""
-    half = means.shape[-1] // 2
-    return np.ptp(means[..., half:], axis=-1) - np.ptp(means[..., :half], axis=-1)
 
 
 Place = tuple[str, str | None]  # column and row; a row of None: the first that has the column
@@ -246,16 +256,32 @@ def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[
     def predicate(results: Results) -> Verdict:
         parts = []
         for task, label in results.tasks(*regimes):
-            tables = [values(results, task, one) for one in (*a, *b)]
-            lacking = ", ".join(name_of(one) for one, table in zip((*a, *b), tables, strict=True) if table is None)
-            parts.append(positive(label, tables, excess_spread, f"no {lacking}", results.interest(task)))
+            tables = [[values(results, task, one) for one in group] for group in (a, b)]
+            lacking = ", ".join(name_of(one) for one in (*a, *b) if values(results, task, one) is None)
+            if lacking:
+                parts.append(Part("missing", f"{label} (no {lacking})"))
+                continue
+            own, other = (spread([table for table in group if table is not None]) for group in tables)
+            less = stats.Interval(other.mean - own.mean, other.low - own.high, other.high - own.low)
+            sign: Sign = "shown" if less.low > 0 else "contrary" if less.high < 0 else "open"
+            parts.append(Part(sign, f"{label} {show(less)}", ERROR / 2))
         return together(parts)
 
     return predicate
 
 
+def spread(tables: Sequence[np.ndarray]) -> stats.Interval:
+    """Largest minus smallest of the tables' means. Noise alone spreads them, so low is that of the contrast that is surest, among all of
+    them, to lie above 0, and 0 where none is."""
+    pairs = list(itertools.permutations(range(len(tables)), 2))
+    found = {(i, j): joint([tables[i], tables[j]], difference) for i, j in pairs}
+    lows = [found[i, j][0].low for i, j in pairs if found[j, i][1] * len(pairs) / 2 <= ERROR / 2]  # j surely below i
+    means = [float(table.mean()) for table in tables]
+    return stats.Interval(max(means) - min(means), max([0.0, *lows]), max(interval.high for interval, _ in found.values()))
+
+
 def collapses(a: str | Place, b: str | Place, *regimes: str, share: float = 0.5) -> Callable[[Results], Verdict]:
-    """`a` reaches less than `share` of the score of `b`; the number is how much less."""
+    """`a` reaches less than `share` of the score of `b`, which has to lie above 0; the number is how much less."""
 
     def predicate(results: Results) -> Verdict:
         parts = []
@@ -265,6 +291,9 @@ def collapses(a: str | Place, b: str | Place, *regimes: str, share: float = 0.5)
             shortfall = positive(
                 label, tables, lambda means: share * means[..., 1] - means[..., 0], f"no {lacking}", results.interest(task)
             )
+            base = tables[1]
+            if shortfall.sign == "shown" and base is not None and joint([base], lambda means: means[..., 0])[0].low <= 0:
+                shortfall = Part("open", f"{shortfall.text}: {name_of(b)} is not surely above 0")
             parts.append(shortfall)
         return together(parts)
 
@@ -302,12 +331,12 @@ def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdic
             if ours is None or theirs is None:
                 parts.append(Part("missing", f"{label} (no {name_of(a if ours is None else b)})"))
                 continue
-            x, y = ours["value"], theirs["value"]
-            undercut = y["low"] > 0 and factor * max(x["high"], 0.0) < y["low"]
-            limit = max(y["high"], 0.0)
-            sign: Sign = "shown" if undercut else "contrary" if factor * x["low"] > limit else "open"
-            tail = _tail(factor * (x["mean"] - x["low"]), factor * x["mean"] - limit)
-            parts.append(_unless_single(ours, Part(sign, f"{label} {x['mean']:.2g} against {y['mean']:.2g}", tail)))
+            x, y = wide(ours), wide(theirs)
+            undercut = y.low > 0 and factor * max(x.high, 0.0) < y.low
+            limit = max(y.high, 0.0)
+            sign: Sign = "shown" if undercut else "contrary" if factor * x.low > limit else "open"
+            tail = _tail(ours, factor * (x.mean - x.low), factor * x.mean - limit)
+            parts.append(_unless_single(ours, Part(sign, f"{label} {x.mean:.2g} against {y.mean:.2g}", tail)))
         return together(parts)
 
     return predicate
@@ -323,18 +352,31 @@ def above(a: Place, limit: float) -> Callable[[Results], Verdict]:
             if cell is None:
                 parts.append(Part("missing", f"{label} (no {name_of(a)})"))
                 continue
-            value = cell["value"]
-            sign: Sign = "shown" if value["low"] > limit else "contrary" if value["high"] < limit else "open"
-            text = f"{label} {value['mean']:.2g} [{value['low']:.2g}, {value['high']:.2g}]"
-            parts.append(_unless_single(cell, Part(sign, text, _tail(value["high"] - value["mean"], limit - value["mean"]))))
+            value = wide(cell)
+            sign: Sign = "shown" if value.low > limit else "contrary" if value.high < limit else "open"
+            text = f"{label} {value.mean:.2g} [{value.low:.2g}, {value.high:.2g}]"
+            parts.append(_unless_single(cell, Part(sign, text, _tail(cell, value.high - value.mean, limit - value.mean))))
         return together(parts)
 
     return predicate
 
 
-def _tail(half: float, beyond: float) -> float:
-    """One-sided p-value of a mean that lies `beyond` a limit, from half of its interval towards that limit, as if it were normal."""
-    return 1.0 if half <= 0 else NormalDist().cdf(-NormalDist().inv_cdf(1 - ERROR / 2) * beyond / half)
+def wide(cell: dict[str, Any]) -> stats.Interval:
+    """A cell's interval, or Student's over its seeds where that is wider."""
+    value = stats.Interval(**cell["value"])
+    half, _ = student(np.asarray(cell["seeds"] or [0.0]), value.mean)
+    return stats.Interval(value.mean, min(value.low, value.mean - half), max(value.high, value.mean + half))
+
+
+def _tail(cell: dict[str, Any], half: float, beyond: float) -> float:
+    """One-sided p-value of a mean that lies `beyond` a limit, from half of its interval towards that limit: Student's over the cell's
+    seeds, of a single one normal."""
+    from scipy.stats import norm, t
+
+    if half <= 0:
+        return 1.0
+    law = t(len(cell["seeds"]) - 1) if cell["seeds"] and len(cell["seeds"]) > 1 else norm
+    return float(law.sf(law.ppf(1 - ERROR / 2) * beyond / half))
 
 
 def _unless_single(cell: dict[str, Any], part: Part) -> Part:
