@@ -21,7 +21,7 @@ from spar import api, cli, registry, trainer
 from spar.data.sources import d4rl
 from spar.evaluate import stats
 from spar.report import compare as report
-from spar.runs import cache, compare, experiment
+from spar.runs import cache, compare, environment, experiment
 from spar.runs.cache import Cache, code
 from spar.runs.config import DataConfig, EvalConfig, RunConfig
 from spar.types import SparError
@@ -122,6 +122,14 @@ def test_a_shared_first_stage_changes_nothing(alone: Path, compared: tuple[Path,
     seconds = {algo: experiment.read_summary(folder / algo)["seconds"] for algo in ("spar-proj", "spar-mlp", "bc")}
     assert seconds["spar-mlp"]["shared"] == seconds["spar-proj"]["anchor"] and seconds["spar-mlp"]["anchor"] == 0
     assert "shared" not in seconds["spar-proj"] and "shared" not in seconds["bc"]
+
+
+def test_versions_that_differ_are_all_named() -> None:
+    one = {"versions": {"jax": "1", "numpy": "2"}, "machine": {"cores": 2, "devices": ["cpu"]}}
+    other = {"versions": {"jax": "1", "numpy": "3"}, "machine": {"cores": 16, "devices": ["gpu"]}}
+    found = environment.combined([one, other, one])
+    assert found == {"versions": {"jax": "1", "numpy": "2 / 3"}, "machine": {"cores": "2 / 16", "devices": "['cpu'] / ['gpu']"}}
+    assert environment.combined([one, one]) == one and environment.combined([]) == {"versions": None, "machine": None}
 
 
 def test_what_was_cut_goes_on_and_what_was_finished_stays(compared: tuple[Path, list[str]]) -> None:

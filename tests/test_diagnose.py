@@ -53,6 +53,13 @@ def test_support_ratio_is_a_quotient_of_quantiles_in_the_users_units() -> None:
     assert found.ratio["near"] < 2 < found.ratio["far"]
 
 
+def test_the_logs_boundary_is_that_of_all_of_it() -> None:
+    """A log whose second half is spread ten times as far, as where one policy follows another: its own actions lie at a ratio of 1."""
+    logged = RNG.normal(size=(4 * support.QUERIES, 2)) * np.repeat([1.0, 10.0], 2 * support.QUERIES)[:, None]
+    found = support.measure(logged, {"own": logged[RNG.permutation(len(logged))[: support.QUERIES]] + 1e-4})
+    assert found.ratio["own"] == pytest.approx(1.0, abs=0.15)
+
+
 def compact(n: int) -> np.ndarray:
     return RNG.normal(size=(n, 3)) * [0.3, 0.1, 0.02]
 

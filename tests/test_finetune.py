@@ -325,6 +325,13 @@ def test_what_was_learned_until_it_was_cut_off_is_kept(
     assert json.loads((tmp_path / "cut" / "policy" / "policy.json").read_text())["provenance"]["steps"]["online"] == 20
 
 
+def test_a_run_without_a_gate_can_be_evaluated_anew(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(runs["spot"]), "--episodes", "1"]) == 0
+    assert "spot" in capsys.readouterr().out
+    kept = json.loads((runs["spot"] / "evaluations" / "0001.json").read_text())
+    assert kept["gate"] is None and np.shape(kept["returns"]["policy"]) == (len(SEEDS), 1)
+
+
 def test_nothing_is_overwritten(runs: dict[str, Path], tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = fingerprints(tuned)
     assert cli.main(["finetune", str(runs["spot"]), "--steps", "20", "--out", str(tuned)]) == 1

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from spar.presets import PRESETS
-from spar.studies import claims, paper, results, tables
+from spar.studies import claims, paper, results, study_scores, tables
 from spar.studies.claims import Claim, Place, Results
 from spar.studies.grid import PAPER_TASKS
 from spar.studies.study_scores import LABELS
@@ -264,6 +264,16 @@ def test_what_speaks_against_a_run_is_said_beside_its_number() -> None:
         "Critics still moving when Stage I ended, seeds a task: t (1 of 3).",
     ]
     assert tables.unwell(document(cell("t", "a", NOISE, run="quick/t/a", curve=curve))) == []
+
+
+def test_the_hits_of_auto_are_counted() -> None:
+    """Right and sure on one, wrong and sure on another by ten points, not told apart on a third."""
+    shapes = {"s": 5.0, "t": -10.0, "u": 1e-3}
+    cells = [cell(name, "SPAR-MLP", NOISE + more) for name, more in shapes.items()]
+    cells += [cell(name, "SPAR-PROJ", NOISE if abs(more) > 1 else NOISE[::-1, ::-1]) for name, more in shapes.items()]
+    said = study_scores.hits(Results(document(*cells, regimes=dict.fromkeys(shapes))), dict.fromkeys(shapes, "SPAR-MLP"))
+    assert "on 2 of 3 tasks (told apart on 2)" in said and "largest 10.0" in said
+    assert "No task" in study_scores.hits(Results(document(cells[0])), {"s": "SPAR-MLP"})
 
 
 def test_a_changed_return_is_noticed() -> None:

@@ -72,12 +72,12 @@ class Run:
         evaluator.close()
         result = {
             **{key: summary[key] for key in ("dataset", "algo", "seeds")},
-            "env": where.id,
+            "env": where.task,
             "episodes": episodes,
             "evaluation_seed": seed,
             "returns": {"behaviour": summary["returns"]["behaviour"], **returns},
-            "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"},
-            **experiment.measures(where.id, summary["returns"]["behaviour"], returns),
+            "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"} if acceptance else None,
+            **experiment.measures(where.task, summary["returns"]["behaviour"], returns),
         }
         kept = self.folder / "evaluations"
         kept.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ def measure(logged: np.ndarray, actions: dict[str, np.ndarray], seed: int = 0) -
     """Logged actions (N, A) against each policy's (M, A), unscaled: "computed in the original action space and normalized by the dataset
     boundary". States play no part in it, as in the paper: an action counts as supported wherever it was logged."""
     rng = np.random.default_rng(seed)
-    pool = logged[np.sort(rng.permutation(len(logged))[:POOL])]
+    pool = logged[rng.permutation(len(logged))[:POOL]]  # unsorted: the first of them speak for the whole log
     boundary = float(np.quantile(knn_distance(pool, None, NEIGHBOURS, QUERIES), 0.95))
     q95 = {name: float(np.quantile(knn_distance(pool, taken[:QUERIES], NEIGHBOURS), 0.95)) for name, taken in actions.items()}
     return Support(boundary, {name: value / max(boundary, 1e-9) for name, value in q95.items()})

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from spar import files, registry, trainer
+from spar.data import rules
 from spar.evaluate import stats
 from spar.report.console import Display, percent
 from spar.report.plots import COLOURS, Curve
@@ -104,6 +105,11 @@ def notes(document: dict[str, Any]) -> list[str]:
         )
     else:
         found.append(f"No return was measured: no environment was named (--env). Action errors are measured on {document['measured_on']}.")
+    limit = rules.evaluation(document["env"] or "").get("max_episode_steps")
+    if limit:
+        found.append(
+            f"Evaluation ends an episode after {limit} steps, as D4RL's does; where logged ones last longer, their return does not compare."
+        )
     if any("shared" in row.get("seconds", {}) for row in document["rows"]):
         found.append("Shared time: the stage was trained once, by an earlier row, with the same outcome to the bit.")
     return found + [f"{algo} did not finish: {why}" for algo, why in document["failed"].items()]

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from spar import registry, trainer
 from spar.report.console import ROWS, labels
 from spar.runs import tables
 
@@ -126,8 +127,9 @@ def acceptance(metrics: list[tuple[str, ...]], summary: dict[str, Any]) -> plt.F
 
 
 def _total_step(stage: int, step: int, summary: dict[str, Any]) -> int:
-    """Updates since the start. Stages after the first share the residual steps equally (there is one, or two halves for PLAS)."""
-    return step if stage == 0 else summary["steps"]["anchor"] + (stage - 1) * summary["steps"]["residual"] // 2 + step
+    """Updates since the start."""
+    steps = trainer.stage_steps(registry.get(summary["algo"]), summary["steps"]["anchor"], summary["steps"]["residual"])
+    return sum(steps[:stage]) + step
 
 
 def _band(axes: plt.Axes, curve: Curve, colour: str, label: str | None) -> None:

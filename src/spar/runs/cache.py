@@ -38,10 +38,11 @@ ROOMS = (
 
 
 @functools.cache
-def code() -> str:
-    """A hash of the sources that decide what a first stage comes to, committed or not; changes of other files leave it alone."""
+def code(*rooms: str) -> str:
+    """A hash of the sources in `rooms`, by default those that decide what a first stage comes to, committed or not; changes of other files
+    leave it alone."""
     package, found = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for room in ROOMS:
+    for room in rooms or ROOMS:
         place = package / room
         for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             found.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())

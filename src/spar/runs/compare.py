@@ -13,7 +13,7 @@ import numpy as np
 from spar import files
 from spar.data.episodes import Log
 from spar.evaluate import stats
-from spar.runs import experiment
+from spar.runs import environment, experiment
 from spar.runs.config import RunConfig, to_dict
 from spar.types import SparError
 
@@ -107,8 +107,7 @@ def summarise(folder: Path, failed: dict[str, str], command: str, algos: Sequenc
         "episodes": None if first["returns"]["policy"] is None else len(first["returns"]["policy"][0]),
         "measured_on": first["offline"]["measured_on"],
         "commits": sorted({where["commit"] or "unknown" for where in surroundings}),
-        "versions": surroundings[0]["versions"],
-        "machine": surroundings[0]["machine"],
+        **environment.combined(surroundings),
         "base": base_label,
         "rows": _reference_rows(summaries, base_label) + [_row(algo, summary, base, base_label) for algo, summary in summaries.items()],
         "failed": failed,

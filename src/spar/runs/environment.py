@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,25 @@ def describe() -> dict[str, Any]:
         },
         "commit": _commit(),
     }
+
+
+def combined(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Versions and machine of several runs as one, entries that differ joined by slashes."""
+    found: dict[str, Any] = {}
+    for part in ("versions", "machine"):
+        entries = [one[part] for one in described]
+        distinct = {key: unique(entry.get(key) for entry in entries) for key in entries[0]} if entries else {}
+        found[part] = {key: own[0] if len(own) == 1 else " / ".join(map(str, own)) for key, own in distinct.items()} or None
+    return found
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """Without repetitions, in order; lists are told apart too."""
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def peak_memory_mib() -> float:

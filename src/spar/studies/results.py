@@ -18,7 +18,7 @@ import numpy as np
 from spar import files, registry, trainer
 from spar.data.episodes import Log
 from spar.evaluate import scores, stats
-from spar.runs import experiment, tables
+from spar.runs import environment, experiment, tables
 from spar.runs.experiment import describe_log
 from spar.studies import claims, paper
 from spar.studies.grid import Study, Task, Variant
@@ -166,8 +166,7 @@ def surroundings(runs: list[Path]) -> dict[str, Any]:
     summaries = [experiment.read_summary(run) for run in runs]
     return {
         "commits": sorted({one["commit"] or "unknown" for one in where}),
-        "versions": where[0]["versions"] if where else None,
-        "machine": where[0]["machine"] if where else None,
+        **environment.combined(where),
         "peak_memory_mib": max((summary["peak_memory_mib"] for summary in summaries), default=None),
     }
 

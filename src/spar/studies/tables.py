@@ -169,6 +169,10 @@ def section(document: dict[str, Any], of: Sequence[Claim], picture: str | None, 
     return "\n\n".join(parts) + "\n"
 
 
+def _devices(found: Any) -> str:
+    return found if isinstance(found, str) else ", ".join(found)
+
+
 def conditions(document: dict[str, Any]) -> str:
     """Budget, updates, seeds, data, commit and cost."""
     steps, machine, memory = document["steps"], document["machine"] or {}, document["peak_memory_mib"]
@@ -178,6 +182,6 @@ def conditions(document: dict[str, Any]) -> str:
         f"budget {document['budget']}, {steps['anchor']:,} + {steps['residual']:,} updates, "
         f"seeds {', '.join(map(str, document['seeds']))}, "
         f"{' or '.join(episodes)} episodes a seed; {data}; commit {', '.join(c[:12] for c in document['commits']) or 'unknown'}; "
-        f"{machine.get('cores', '?')} cores, {', '.join(machine.get('devices', ['no device known']))}"
+        f"{machine.get('cores', '?')} cores, {_devices(machine.get('devices', 'no device known'))}"
         + (f"; at most {memory:,.0f} MiB." if memory else ".")
     )
