@@ -29,10 +29,11 @@ from spar.types import SparError
 
 NEVER, EITHER = 1e9, -1e9  # how Table 10 writes a threshold that nothing passes, and one that everything does
 PAPER_THRESHOLDS = ((NEVER, NEVER), (EITHER, EITHER), (EITHER, 0.01), (1e-4, EITHER), (1e-4, 0.01))  # (eta_abs, eta_rel)
+OWN_THRESHOLDS = ((1e-4, 0.001), (1e-4, 0.003))  # below 1 - gamma, what one step is worth (docs/failures.md)
 
 
 def thresholds(
-    run: Path, log: Log, pairs: Sequence[tuple[float, float]] = PAPER_THRESHOLDS, episodes: int | None = None
+    run: Path, log: Log, pairs: Sequence[tuple[float, float]] = (*PAPER_THRESHOLDS, *OWN_THRESHOLDS), episodes: int | None = None
 ) -> tuple[Document, Arrays]:
     """Table 10: the trained policies behind other gates, `pairs` of (eta_abs, eta_rel), nothing retrained.
 
