@@ -1,0 +1,55 @@
+"""What the gate's relative threshold does to finished runs: python benchmarks/gate_thresholds.py RUN [RUN ...] [--docs]
+
+Every seed's policy behind gates of other eta_rel, on the start states of the run's final evaluation; nothing is trained. A run is named by
+its updates of Stage I. `--docs` writes the table into docs/failures.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import page
+
+from spar.deploy import policy as deploy
+from spar.evaluate import stats
+from spar.evaluate.rollout import Evaluator
+from spar.method import gate
+from spar.runs import experiment
+from spar.types import Spec
+
+RELATIVE = (0.03, 0.01, 0.005, 0.003, 0.001, 0.0)
+
+
+def rows(run: Path) -> list[list[str]]:
+    cfg = experiment.read_config(run)
+    assert cfg.env is not None, f"{run}: names no environment"
+    policies = [deploy.load(run / "policy", seed) for seed in cfg.seeds]
+    evaluator = Evaluator(cfg.env, Spec(policies[0].obs_dim, policies[0].act_dim))
+    settings = [(f"{eta}", {"eta_rel": eta}) for eta in RELATIVE] + [("ungated", gate.UNGATED)]
+    found = []
+    for label, changes in settings:
+        rolled = [experiment.roll(evaluator, policy.with_gate(**changes), cfg.episodes, experiment.FINAL_SEED) for policy in policies]
+        mean, low, high = stats.bootstrap(np.stack([one.returns for one in rolled]))
+        accepts = np.mean([one.acceptance for one in rolled])
+        seeds = ", ".join(map(str, cfg.seeds))
+        found.append([f"{cfg.steps_anchor:,}", seeds, label, f"{mean:.0f}", f"[{low:.0f}, {high:.0f}]", f"{100 * accepts:.0f} %"])
+    evaluator.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--docs", action="store_true", help="also write the table into docs/failures.md")
+    args = parser.parse_args()
+    header = ["updates of Stage I", "seeds", "eta_rel", "return", "95 % interval", "gate accepts"]
+    text = page.table(header, [row for run in args.runs for row in rows(run)])
+    print(text)
+    if args.docs:
+        page.put(page.ROOT / "docs" / "failures.md", "gate", text)
+
+
+if __name__ == "__main__":
+    main()
