@@ -122,7 +122,7 @@ TABLE10 = Study(
         ),
     ),
     notes=(
-        "Relative thresholds of 0.001 and 0.003 are ours. By the performance difference lemma a return that is higher by the share x takes a "
+        "Relative thresholds of 0.001 and 0.003 are ours. By the performance difference lemma a return higher by the share x takes a "
         "mean gain of x (1 - gamma) of a value at each step: a threshold of 1 - gamma passes what would double the return.",
     ),
 )
