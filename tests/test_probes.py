@@ -61,7 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # numbers of a problem whose rewards ar
     "td3bc": {"alpha": 1e3},  # almost no cloning, so TD3: the trap must catch it
     "iql": {"temperature": 15.0, "expectile": 0.7},
     "onestep": {"operator": "exp-weight", "temperature": 15.0},
-    "cql": {"weight": 0.1, "samples": 2, "temperature_rate": 1e-2},
+    "cql": {"weight": 0.03, "samples": 2, "temperature_rate": 1e-2},
     "spot": {"lam": 1.0},
     "bcq": {"candidates": 5, "latent_clip": 2.0},
 }
