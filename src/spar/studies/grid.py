@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -232,10 +232,6 @@ def runs_of(study: Study, task: Task, budget: str) -> dict[str, RunConfig]:
         variants = limited(variants)
     variants += [variant for measurement in study.measurements for variant in measurement.of(task)]
     return dict(configure(task, variant, budget, default_seeds(budget)) for variant in variants)
-
-
-def unique(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
 
 
 def _text(value: Any) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from spar.runs.environment import unique
 from spar.studies import claims
 from spar.studies.claims import Claim, Verdict
-from spar.studies.grid import SMOKE, unique
+from spar.studies.grid import SMOKE
 from spar.studies.results import RETURN, SCORE, flattened
 
 FEW_SEEDS = 3
