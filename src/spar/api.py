@@ -126,7 +126,7 @@ def configure(
         if preset and published is None and kind.gated:
             config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
         if hasattr(config, "critic"):  # rates that differ from the usual one keep their proportion to it
-            rate = config.critic.polyak * (means.polyak / BUDGETS["paper"].polyak)
+            rate = config.critic.polyak * ((means.polyak if kind.gated else means.polyak_all) / BUDGETS["paper"].polyak)
             config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=rate))
         if getattr(config, "decay_steps", 0):  # over the whole run, however long that is
             decay = sum(
