@@ -1,7 +1,8 @@
 """What the gate's relative threshold does to finished runs: python benchmarks/gate_thresholds.py RUN [RUN ...] [--docs]
 
-Every seed's policy behind gates of other eta_rel, on the start states of the run's final evaluation; nothing is trained. A run is named by
-its updates of Stage I. `--docs` writes the table into docs/failures.md.
+Every seed's policy behind gates of other eta_rel, on the start states of the run's final evaluation; nothing is trained. *Critics
+moved*: by which share of their mean value over the last fifth of Stage I, that of the seed where they moved most. `--docs` writes the
+table into docs/failures.md.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from spar.method import gate
 from spar.runs import experiment
 from spar.types import Spec
 
+HEADER = ("dataset", "updates of Stage I", "target rate", "critics moved", "seeds", "eta_rel", "return", "95 % interval", "gate accepts")
 RELATIVE = (0.03, 0.01, 0.005, 0.003, 0.001, 0.0)
 
 
@@ -29,12 +31,14 @@ def rows(run: Path) -> list[list[str]]:
     evaluator = Evaluator(cfg.env, Spec(policies[0].obs_dim, policies[0].act_dim))
     settings = [(f"{eta}", {"eta_rel": eta}) for eta in RELATIVE] + [("ungated", gate.UNGATED)]
     found = []
+    drift = max(abs(share) for share in experiment.read_summary(run)["critics"]["drift"].values())
+    trained = [cfg.dataset, f"{cfg.steps_anchor:,}", f"{cfg.config.critic.polyak:g}", f"{100 * drift:.1f} %"]
     for label, changes in settings:
         rolled = [experiment.roll(evaluator, policy.with_gate(**changes), cfg.episodes, experiment.FINAL_SEED) for policy in policies]
         mean, low, high = stats.bootstrap(np.stack([one.returns for one in rolled]))
         accepts = np.mean([one.acceptance for one in rolled])
         seeds = ", ".join(map(str, cfg.seeds))
-        found.append([f"{cfg.steps_anchor:,}", seeds, label, f"{mean:.0f}", f"[{low:.0f}, {high:.0f}]", f"{100 * accepts:.0f} %"])
+        found.append([*trained, seeds, label, f"{mean:.0f}", f"[{low:.0f}, {high:.0f}]", f"{100 * accepts:.0f} %"])
     evaluator.close()
     return found
 
@@ -44,8 +48,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--docs", action="store_true", help="also write the table into docs/failures.md")
     args = parser.parse_args()
-    header = ["updates of Stage I", "seeds", "eta_rel", "return", "95 % interval", "gate accepts"]
-    text = page.table(header, [row for run in args.runs for row in rows(run)])
+    text = page.table(HEADER, [row for run in args.runs for row in rows(run)])
     print(text)
     if args.docs:
         page.put(page.ROOT / "docs" / "failures.md", "gate", text)

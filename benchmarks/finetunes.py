@@ -1,0 +1,43 @@
+"""What fine-tuning was worth: python benchmarks/finetunes.py RUN [RUN ...] [--docs]
+
+One row for each finished `spar finetune`: the return of the offline policy, that of the fine-tuned one, and their paired gain, with
+95 % bootstrap intervals over seeds and start states. `--docs` writes the table into docs/finetune.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import page
+
+HEADER = ("dataset", "algorithm", "environment steps a seed", "offline", "online", "gain", "lived episodes ended early")
+
+
+def shown(interval: Mapping[str, float], form: str = ".1f") -> str:
+    return f"{interval['mean']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
+
+
+def row(run: Path) -> list[str]:
+    summary = json.loads((run / "summary.json").read_text())
+    lived = [line.rsplit(",", 1)[1] for line in (run / "episodes.csv").read_text().splitlines()[1:]]
+    ended = f"{sum(value == '1' for value in lived)} of {len(lived)}"
+    scores = [shown(summary["intervals"][name]) for name in ("offline", "online")]
+    return [summary["dataset"]["name"], f"`{summary['algo']}`", f"{summary['steps']:,}", *scores, shown(summary["gain"], "+.1f"), ended]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--docs", action="store_true", help="also write the table into docs/finetune.md")
+    args = parser.parse_args()
+    text = page.table(HEADER, [row(run) for run in args.runs])
+    print(text)
+    if args.docs:
+        page.put(page.ROOT / "docs" / "finetune.md", "scores", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What the rate of the target critics does to finished runs: python benchmarks/target_rates.py RUN [RUN ...] [--docs]
+
+One row a run: the rate, what is left of the targets' first values after so many updates of critics whose effective horizon is
+1 / (1 - gamma), how far the critics still moved, and the return of the last checkpoint. `--docs` writes the table into docs/readings.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import page
+
+from spar import registry
+from spar.runs import experiment
+
+HEADER = ("dataset", "algorithm", "target rate", "updates", "left of the first values", "critics moved", "return", "95 % interval")
+
+
+def row(run: Path) -> list[str]:
+    cfg, summary = experiment.read_config(run), experiment.read_summary(run)
+    critic = cfg.config.critic
+    updates = cfg.steps_anchor + (0 if registry.get(cfg.algo).gated else cfg.steps_residual)
+    left = math.exp(-updates * critic.polyak * (1 - critic.discount))
+    health = summary.get("critics")
+    moved = f"{100 * max(abs(share) for share in health['drift'].values()):.1f} %" if health else ""
+    found = summary["intervals"]["policy"]
+    returns = [f"{found['mean']:.0f}", f"[{found['low']:.0f}, {found['high']:.0f}]"]
+    return [cfg.dataset, f"`{cfg.algo}`", f"{critic.polyak:g}", f"{updates:,}", f"{100 * left:.1f} %", moved, *returns]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--docs", action="store_true", help="also write the table into docs/readings.md")
+    args = parser.parse_args()
+    text = page.table(HEADER, [row(run) for run in args.runs])
+    print(text)
+    if args.docs:
+        page.put(page.ROOT / "docs" / "readings.md", "rates", text)
+
+
+if __name__ == "__main__":
+    main()
