@@ -3,8 +3,9 @@
     python benchmarks/peers_returns.py [--algos bc td3bc iql] [--updates 10000] [--seeds 0 1 2] [--episodes 10] [--docs]
 
 Needs d3rlpy 2.8 and torch. Both sides get the same standardised observations, batches of 256, networks of 256 x 256, equal settings, and
-are rolled out from equal start states in the log's environment. They draw their own weights and batches, so returns can only agree in
-distribution: the table gives the difference of the means with its 95 % interval over seeds and episodes. Results are kept in
+are rolled out from equal start states in the log's environment. What cannot be set equal: d3rlpy's AWAC adds SAC's entropy bonus to its
+targets, and its log sigma of AWAC and IQL is a sigmoid between two bounds. They draw their own weights and batches, so returns can only
+agree in distribution: the table gives the difference of the means with its 95 % interval over seeds and episodes. Results are kept in
 results/peers-returns.json, an algorithm at a time; what is there is not computed again.
 """
 
@@ -49,9 +50,10 @@ THEIRS: dict[str, Any] = {
     "td3bc": d3rlpy.algos.TD3PlusBCConfig(**BOTH),
     "iql": d3rlpy.algos.IQLConfig(**BOTH, **_encoders("value_")),
     "awac": d3rlpy.algos.AWACConfig(**BOTH),
-    "cql": d3rlpy.algos.CQLConfig(**(BOTH | {"actor_learning_rate": 1e-4}), conservative_weight=5.0),
+    "cql": d3rlpy.algos.CQLConfig(**(BOTH | {"actor_learning_rate": 1e-4}), conservative_weight=5.0, soft_q_backup=True),
 }
 SAME: dict[str, dict[str, Any]] = {  # what of d3rlpy's settings differs from ours
+    "iql": {"decay_steps": 0},
     "awac": {"temperature": 1.0, "weights": "softmax", "bounded": True},
     "cql": {
         "weight": 5.0,

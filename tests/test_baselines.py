@@ -53,7 +53,7 @@ class Trained(NamedTuple):
 
 
 ZERO, ONE = np.zeros(7, np.float32), np.ones(7, np.float32)
-SCALER = Scaler(ZERO, ONE, ZERO, ONE, -ONE[:1], ONE[:1])
+SCALER = Scaler(ZERO, ONE, ZERO, ONE, -ONE[:1], ONE[:1], ZERO)
 OBS = np.random.default_rng(0).random((64, 7)).astype(np.float32)
 
 
@@ -140,8 +140,10 @@ def test_bad_observations_get_a_usable_action_and_the_reason() -> None:
     policy = trained("awac").policy  # a linear mean, which nothing else bounds
     broken, far = OBS[0].copy(), OBS[0].copy()
     broken[2], far[3] = np.nan, 1e6
+    assert policy.act(far).accepted  # as the method was published; the guard is the deployer's choice
+    guarded = policy.with_gate(obs_margin=1.0)
     for obs, reason in ((broken, deploy.NOT_FINITE), (far, deploy.OUT_OF_RANGE), (np.zeros(4), deploy.WRONG_SHAPE)):
-        decision = policy.act(obs)
+        decision = guarded.act(obs)
         assert decision.reason == reason.replace("anchor: ", deploy.FALLBACK)
         assert decision.accepted is False and decision.gain == -np.inf
         assert np.isfinite(decision.action).all() and (np.abs(decision.action) <= 1).all()

@@ -217,10 +217,11 @@ def test_the_command_writes_table_pictures_and_page(tmp_path: Path, capsys: pyte
     """In the simulator, from the command line; two competitors, so that bc is what the other is held against."""
     out = tmp_path / "comparison"
     argv = [
-        "compare", "hopper-replay", "--algos", "bc10", "bc", "--seeds", "0", "42", "--steps-anchor", "12", "--steps-residual", "8",
-        "--eval-every", "10", "--log-every", "10", "--eval-episodes", "1", "--episodes", "3", "--batch-size", "16", "--out", str(out),
+        "compare", "hopper-replay", "--seeds", "0", "42", "--steps-anchor", "12", "--steps-residual", "8", "--eval-every", "10",
+        "--log-every", "10", "--eval-episodes", "1", "--episodes", "3", "--batch-size", "16", "--out", str(out), "--algos", "bc10", "bc",
     ]  # fmt: skip
-    assert cli.main(argv) == 0
+    assert cli.main(argv[:-1]) == 0
+    assert cli.main([*argv[:2], "--algos", "bc", *argv[2:-3]]) == 0  # which joins the first
     printed = capsys.readouterr().out
     document = json.loads((out / "comparison.json").read_text())
     assert document["command"] == "spar " + " ".join(argv) and document["base"] == "bc" and document["episodes"] == 3
@@ -250,6 +251,8 @@ def test_equal_sizes_are_spars() -> None:
         assert parts and all(part.hidden == (256,) * depth.get(name, 2) for name, part in parts.items())
         undone = {name: dataclasses.replace(part, hidden=getattr(published, name).hidden) for name, part in parts.items()}
         assert dataclasses.replace(equal, **undone) == published  # nothing else differs
+        batches = [api.configure("antmaze-large-diverse", algo, equal_sizes=flag).loop.batch_size for flag in (False, True)]
+        assert batches == [{"bcq": 100, "plas": 100, "lapo": 512, "onestep": 512}.get(algo, 256), 256]
 
 
 def test_wrong_names_are_refused_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,3 +91,4 @@ def test_truncated_normal_against_scipy() -> None:
     log_prob, sample = jax.jit(lambda: (ops.truncated_log_prob(x, mean, log_std), ops.truncated_sample(mean, log_std, u)))()
     np.testing.assert_allclose(log_prob, stats.truncnorm.logpdf(x, **own).sum(-1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sample, stats.truncnorm.ppf(u, **own), atol=1e-4)
+    np.testing.assert_allclose(ops.truncated_mean(mean, log_std), stats.truncnorm.mean(**own), atol=1e-5)

@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from flax import traverse_util
 
 from spar import ops
 from spar.baselines import awac, bc, common, cql, iql, td3, td3bc
-from spar.types import Transitions
+from spar.types import Spec, Transitions
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = Path(__file__).parent / "references" / "d3rlpy.npz"
@@ -152,3 +153,19 @@ def test_losses_equal_d3rlpys_made_anew(seed: int) -> None:
 def test_the_saved_reference_is_what_d3rlpy_gives() -> None:
     for name, value in generator().reference(0).items():
         np.testing.assert_allclose(saved()[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_cql_starts_as_corls_does() -> None:
+    """Critics: kernels orthogonal times sqrt 2, the last times 0.01, biases 0. Actor: the last layer small, by Glorot's rule."""
+    state = cql.init(cql.Config(), Spec(5, 3), jax.random.key(0))
+    layers = state.critics.params["params"]["members"]["mlp"]
+    assert len(layers) == 4 and not np.allclose(layers["Dense_1"]["kernel"][0], layers["Dense_1"]["kernel"][1])
+    for name, layer in layers.items():
+        gain = 1e-2 if name == "Dense_3" else 2**0.5
+        assert not layer["bias"].any()
+        for kernel in layer["kernel"]:
+            smaller = min((kernel.T @ kernel, kernel @ kernel.T), key=lambda product: product.shape[0])
+            np.testing.assert_allclose(smaller, gain**2 * np.eye(len(smaller)), atol=1e-4)
+    last = np.abs(state.actor.params["params"]["Dense_3"]["kernel"])
+    bound = 0.01 * (6 / (256 + 6)) ** 0.5
+    assert 0.9 * bound < last.max() <= bound

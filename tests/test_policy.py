@@ -39,6 +39,7 @@ def make(algo: str, **parts: Any) -> tuple[Policy, Any, Any]:
 
 
 POLICY = make("spar-mlp", gate={"eta_abs": -np.inf, "eta_rel": 0.0})[0]
+UNGUARDED = make("awac")[0]  # a linear mean without a gate, and no guard of observations
 
 
 @pytest.mark.parametrize("algo", ["spar-mlp", "spar-plas"])
@@ -146,13 +147,16 @@ def test_bad_observations_get_the_anchor_and_the_reason(name: str) -> None:
 
 def test_shapes_that_are_wrong_altogether_get_the_users_actions() -> None:
     """Rows of unequal length, and a column where a row belongs; the answer has the shape of the user's own actions."""
-    own = np.array([[0.25, -0.5]], np.float32)
-    for obs in ([[0.0, 0.0, 0.0], [0.0]], np.zeros((3, 1)), np.zeros((5, 7))):
-        decision = POLICY.act(obs, anchor_action=own)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(np.atleast_2d(decision.action), own)
-        assert np.all(np.asarray(decision.reason) == deploy.WRONG_SHAPE) and not np.any(decision.accepted)
+    for obs in ([[0.0, 0.0, 0.0], [0.0]], np.zeros((3, 1)), np.zeros((5, 7)), None, np.zeros((2, 1, 3)), "sensor"):
+        for own in (np.array([[0.25, -0.5]], np.float32), np.array([[0.25, -0.5], [0.5, 0.0]], np.float32)):
+            decision = POLICY.act(obs, anchor_action=own)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(decision.action, own)
+            assert np.all(np.asarray(decision.reason) == deploy.WRONG_SHAPE) and not np.any(decision.accepted)
     with pytest.raises(SparError, match="anchor_action has shape"):
-        POLICY.act(OBS[:2], anchor_action=own)
+        POLICY.act(OBS[:2], anchor_action=own[:1])
+    for bad in (0.5, np.zeros(3), np.zeros((1, 1, 2)), [[0.1, 0.2], [0.3]], "off"):
+        with pytest.raises(SparError, match="anchor_action"):
+            POLICY.act(np.zeros((5, 7)), anchor_action=bad)  # type: ignore[arg-type]
 
 
 def test_the_papers_ungated_policy_acts_far_outside_the_log_too_but_never_on_what_is_not_finite() -> None:
@@ -161,6 +165,18 @@ def test_the_papers_ungated_policy_acts_far_outside_the_log_too_but_never_on_wha
     assert far.accepted is True and far.reason == deploy.REASONS[0] and (np.abs(far.action) <= 1).all()
     for name in ("inf", "huge", "too long"):
         assert policy.act(BAD[name][0]).accepted is False
+    edge = policy.act(np.array([3e38, 0, 0]))  # finite, but not after standardising
+    assert np.isfinite(edge.action).all() and edge.accepted is False and edge.reason == deploy.NOT_FINITE
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_logs_mean_stands_in_for_a_broken_sensor(standardise: bool) -> None:
+    scaler = LOG.scaler(standardise)
+    policy = Policy({**POLICY.description}, POLICY.arrays, scaler)
+    typical = LOG.observations[LOG.obs_index].mean(0)
+    broken = typical.copy()
+    broken[1] = np.nan
+    np.testing.assert_allclose(policy.act(broken).action, policy.with_gate(**gate.ALWAYS_ANCHOR).act(typical).action, atol=1e-5)
 
 
 def test_one_bad_row_does_not_spoil_a_batch() -> None:
@@ -182,13 +198,15 @@ def test_non_finite_scores_are_never_accepted() -> None:
 @given(
     hnp.arrays(np.float64, hnp.array_shapes(max_dims=2, max_side=5), elements=st.floats(width=64)),
     st.one_of(st.none(), hnp.arrays(np.float64, 2, elements=st.floats(width=64))),
+    st.sampled_from([{}, gate.UNGATED, gate.ALWAYS_RESIDUAL, {"obs_margin": 1e30}]),
 )
 @settings(max_examples=300, deadline=None)
-def test_no_input_whatever_yields_a_bad_action(obs: np.ndarray, own: np.ndarray | None) -> None:
+def test_no_input_whatever_yields_a_bad_action(obs: np.ndarray, own: np.ndarray | None, changes: dict[str, float]) -> None:
     if obs.ndim == 2:
         own = None
-    decision = POLICY.act(obs, own)
-    assert np.isfinite(decision.action).all() and (np.abs(decision.action) <= 1).all()
+    for policy in (POLICY, UNGUARDED):
+        decision = policy.with_gate(**changes).act(obs, own)
+        assert np.isfinite(decision.action).all() and (np.abs(decision.action) <= 1).all()
 
 
 def test_the_users_controller_replaces_the_anchor() -> None:
@@ -268,6 +286,17 @@ SPOILERS = {
     "missing network": (spoil_arrays(lambda a: a.pop("seed-0/residual/Dense_1/kernel")), "do not fit"),
     "wrong width": (spoil_arrays(lambda a: a.update({"seed-0/anchor/mlp/Dense_0/kernel": np.zeros((9, 16), np.float32)})), "do not fit"),
     "wrong sizes": (spoil_json(lambda d: d.update(obs_dim=4)), "disagree"),
+    "NaN mean": (spoil_arrays(lambda a: a["seed-0/scaler/obs_mean"].fill(np.nan)), "scaler/obs_mean' holds non-finite"),
+    "NaN bound": (spoil_arrays(lambda a: a["seed-0/scaler/action_high"].fill(np.nan)), "scaler/action_high' holds non-finite"),
+    "NaN range": (spoil_arrays(lambda a: a["seed-0/scaler/obs_low"].fill(np.nan)), "scaler/obs_low' holds non-finite"),
+    "no spread": (spoil_arrays(lambda a: a["seed-0/scaler/obs_std"].fill(0)), "not positive"),
+    "bounds the wrong way": (spoil_arrays(lambda a: a["seed-0/scaler/action_high"].fill(-2)), "not below"),
+    "short scaler": (spoil_arrays(lambda a: a.update({"seed-0/scaler/obs_high": np.zeros(2, np.float32)})), "shape"),
+    "no margin": (spoil_json(lambda d: d["gate"].update(obs_margin="nan")), "obs_margin is nan"),
+    "unknown threshold": (spoil_json(lambda d: d["gate"].update(eta=1.0)), "not as `save` writes it"),
+    "no gate": (spoil_json(lambda d: d.pop("gate")), "not as `save` writes it"),
+    "no seeds": (spoil_json(lambda d: d.pop("seeds")), "not as `save` writes it"),
+    "a list": (lambda folder: (folder / "policy.json").write_text("[1]"), "schema None"),
 }
 
 

@@ -58,9 +58,12 @@ class Run:
         """Roll out the policies anew: anchor, ungated and gated, `episodes` each from the start states of `seed`.
 
         Returns what summary.json holds under the same keys (returns, intervals, gain, normalised, gate), and keeps it in the run
-        directory as `evaluations/<number>.json`. Raises SparError where neither the run nor the call names an environment.
+        directory as `evaluations/<number>.json`. Raises SparError where neither the run nor the call names an environment, or for less
+        than one episode.
         """
         summary, cfg = self.summary, self.config
+        if episodes < 1:
+            raise SparError(f"episodes is {episodes}; it must be at least 1")
         where = chosen(cfg.env, env)
         if where is None:
             raise SparError(f"{self.folder}: this run names no environment; give one with --env")
@@ -81,7 +84,8 @@ class Run:
         }
         kept = self.folder / "evaluations"
         kept.mkdir(exist_ok=True)
-        files.write_json(kept / f"{1 + len(list(kept.glob('*.json'))):04d}.json", result)
+        number = 1 + max((int(path.stem) for path in kept.glob("*.json") if path.stem.isdecimal()), default=0)
+        files.write_json(kept / f"{number:04d}.json", result)
         return result
 
     def report(self) -> Path:
@@ -107,13 +111,15 @@ def configure(
     steps_anchor: int | None = None,
     steps_residual: int | None = None,
     equal_sizes: bool = False,
+    batch_size: int | None = None,
+    log_every: int | None = None,
     **settings: Any,
 ) -> RunConfig:
     """The configuration of a run: what is not given comes from the dataset's preset, then from the budget, then from Table 7.
 
-    With `equal_sizes` a competitor's networks are as large as SPAR's, whatever was published. `settings` are the other fields of
-    RunConfig (`loop`, `data`, `eval`). Raises SparError for an unknown
-    algorithm or budget, repeated seeds, or counts that make no sense.
+    With `equal_sizes` a competitor's networks and batches are as large as SPAR's, whatever was published. `settings` are the other fields
+    of RunConfig (`loop`, instead of `batch_size` and `log_every`; `data`, `needs`, `eval`). Raises SparError for an unknown algorithm or
+    budget, repeated seeds, or counts that make no sense.
     """
     if budget not in BUDGETS:
         raise SparError(f"no budget named '{budget}'; there are: {', '.join(BUDGETS)}")
@@ -136,6 +142,8 @@ def configure(
             config = dataclasses.replace(config, decay_steps=decay)
     if equal_sizes and algo in baselines.PRESETS:
         config = baselines.equal_sizes(config)
+    if batch_size is None:
+        batch_size = Settings.batch_size if equal_sizes else baselines.BATCH.get(algo, Settings.batch_size)
     cfg = RunConfig(
         dataset=dataset,
         algo=kind.name,
@@ -149,14 +157,25 @@ def configure(
             "data": DataConfig(reward_shift=preset.reward_shift if preset and published is None else 0.0, holdout=means.holdout),
             "needs": published.data if published else kind.data,
             "eval": EvalConfig(every=means.eval_every),
-            "loop": Settings(log_every=means.log_every),
+            "loop": Settings(batch_size, means.log_every if log_every is None else log_every),
             **settings,
         },
     )
     if not cfg.seeds or len(set(cfg.seeds)) != len(cfg.seeds) or min(cfg.seeds) < 0:
         raise SparError(f"seeds are {list(cfg.seeds)}; give one or more different non-negative numbers")
-    if cfg.steps_anchor < 1 or cfg.steps_residual < 1 or cfg.episodes < 1:
-        raise SparError("steps-anchor, steps-residual and episodes must be at least 1")
+    counts = {
+        "steps-anchor": cfg.steps_anchor,
+        "steps-residual": cfg.steps_residual,
+        "episodes": cfg.episodes,
+        "eval.episodes": cfg.eval.episodes,
+        "loop.batch-size": cfg.loop.batch_size,
+        "loop.log-every": cfg.loop.log_every,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise SparError(f"{name} is {count}; it must be at least 1")
+    if kind.data.next_action and not cfg.needs.next_action:
+        raise SparError(f"needs.next-action is off; {algo} learns from the logged next action")
     if cfg.eval.every % cfg.loop.log_every:
         raise SparError(f"eval.every is {cfg.eval.every}; it must be a multiple of loop.log-every, {cfg.loop.log_every}")
     if not 0 <= cfg.data.holdout < 1:
@@ -198,6 +217,8 @@ def resume(folder: str | Path, log: Log | None = None, listener: experiment.List
     folder = Path(folder)
     cfg = experiment.asked(folder)
     if (folder / "summary.json").is_file():
+        if not (folder / "report.html").is_file():  # cut off just before
+            page.write(folder)
         return Run(folder)
     return finish(folder, log or catalog.load(cfg.dataset, tier=cfg.data.tier), listener)
 
@@ -223,13 +244,15 @@ def compare(
 ) -> dict[str, Any]:
     """Train several algorithms on one dataset with equal data, steps and seeds; returns the content of `out`/comparison.json.
 
-    What is finished in `out` is kept, what was cut off goes on; `command` is written into the tables. `settings` are those of `configure`
-    and hold for all. Raises SparError for repeated or unknown algorithms, for runs in `out` that began with other settings, and
+    What is finished in `out` is kept, what was cut off goes on. Finished algorithms of an earlier comparison there stay in it, so `algos`
+    may be the further ones alone; `{algos}` in `command`, which is written into the tables, becomes all of them. `settings` are those of
+    `configure` and hold for all. Raises SparError for repeated or unknown algorithms, for runs in `out` that began with other settings, and
     when every algorithm failed; one that diverges does not stop the others.
     """
     if not algos or len(set(algos)) != len(algos):
         raise SparError(f"algos are {' '.join(algos) or 'none'}; give one or more different names")
     name, listener = dataset.name if isinstance(dataset, Log) else str(dataset), listener or experiment.Silent()
+    algos = comparison.together(Path(out), algos) if out else algos
     cfgs = [configure(name, algo, seeds=seeds, equal_sizes=equal_sizes, **settings) for algo in algos]
     log = dataset if isinstance(dataset, Log) else catalog.load(dataset, tier=cfgs[0].data.tier)
     env = environment_for(cfgs[0], log)
@@ -242,6 +265,7 @@ def compare(
             failed[algo] = why
         elif not (folder / algo / "report.html").is_file():
             page.write(folder / algo)
+    command = command.replace("{algos}", " ".join(algos))
     document = comparison.summarise(folder, failed, command, algos, "equal" if equal_sizes else "as published")
     compared.write(folder)
     return {**document, "folder": str(folder)}
@@ -287,11 +311,7 @@ def environment_for(cfg: RunConfig, log: Log) -> EnvConfig | None:
     if preset is None:
         return None
     env = EnvConfig(preset.env)
-    try:
-        env.check(log.spec)
-    except SparError:
-        return None
-    return env
+    return env if env.shapes() == ((log.spec.obs_dim,), (log.spec.act_dim,)) else None
 
 
 def default_folder(name: str, algo: str) -> Path:

@@ -63,6 +63,12 @@ def truncated_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -
     return gaussian_log_prob(action, mean, log_std) - jnp.log(box_mass(mean, log_std)[1]).sum(-1)
 
 
+def truncated_mean(mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Of a normal truncated to [-1, 1], from the mean and log std of the whole one: (..., A) -> (..., A)."""
+    low, high = (jnp.exp(-0.5 * ((edge - mean) * jnp.exp(-log_std)) ** 2) / jnp.sqrt(2 * jnp.pi) for edge in (-1.0, 1.0))
+    return mean + jnp.exp(log_std) * (low - high) / box_mass(mean, log_std)[1]
+
+
 def truncated_sample(mean: jax.Array, log_std: jax.Array, uniform: jax.Array) -> jax.Array:
     """By inversion; `uniform` (..., B, A) is uniform in [0, 1]."""
     low, mass = box_mass(mean, log_std)

@@ -1,11 +1,13 @@
 """What three or more baselines share: a network in training, twin critics, the CVAE of BCQ, and the export of a policy without a gate.
 
-Layers start as PyTorch's do, uniform in +-1/sqrt(fan-in), weights and biases alike: the published settings were found with that.
+Layers start as PyTorch's do, uniform in +-1/sqrt(fan-in), weights and biases alike, as in CORL's and most authors' code. CQL's critics
+start orthogonal, as CORL's. IQL's authors start everything so, CORL's IQL does not; ours follows CORL's in this.
 Shapes: B batch, K candidates, A action dimensions, Z latent ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -66,6 +68,21 @@ def uniform(net: nn.Module, key: jax.Array, *inputs: jax.Array, last: float | No
     return traverse_util.unflatten_dict(flat)
 
 
+def orthogonal(net: nn.Module, key: jax.Array, *inputs: jax.Array, last: float | None = None) -> ops.Params:
+    """Fresh parameters: orthogonal kernels times sqrt(2), the last layer's times `last` where that is given; biases 0. Every member of an
+    ensemble draws its own."""
+    flat = traverse_util.flatten_dict(jax.eval_shape(net.init, key, *inputs))
+    kernels = [path for path in flat if path[-1] == "kernel"]
+    deepest = max(path[-2] for path in kernels)
+    fresh = {path: jnp.zeros(leaf.shape) for path, leaf in flat.items()}
+    for path, own in zip(kernels, jax.random.split(key, len(kernels)), strict=True):
+        draw = nn.initializers.orthogonal(last if last is not None and path[-2] == deepest else math.sqrt(2.0))
+        *members, fan_in, fan_out = flat[path].shape
+        keys = jax.random.split(own, math.prod(members))
+        fresh[path] = jnp.stack([draw(one, (fan_in, fan_out)) for one in keys]).reshape(flat[path].shape)
+    return traverse_util.unflatten_dict(fresh)
+
+
 def start(
     net: nn.Module,
     key: jax.Array,
@@ -73,9 +90,10 @@ def start(
     learning_rate: float | optax.Schedule,
     target: bool = False,
     last: float | None = None,
+    fresh: Callable[..., ops.Params] = uniform,
 ) -> Net:
     """A fresh network with its optimiser, and a target equal to it where asked."""
-    params = uniform(net, key, *inputs, last=last)
+    params = fresh(net, key, *inputs, last=last)
     return Net(params, ops.adam(learning_rate).init(params), jax.tree.map(jnp.copy, params) if target else None)
 
 
@@ -139,10 +157,10 @@ def mean_net(params: ops.Params) -> ops.Params:
 # Twin critics
 
 
-def start_critics(cfg: CriticConfig, spec: Spec, key: jax.Array, last: float | None = None, size: int = 2) -> Net:
-    """`size` critics along a leading axis, with their targets."""
+def start_critics(cfg: CriticConfig, spec: Spec, key: jax.Array, last: float | None = None, size: int = 2, **how: Any) -> Net:
+    """`size` critics along a leading axis, with their targets; `how` as for `start`."""
     obs, action = jnp.zeros((1, spec.obs_dim)), jnp.zeros((1, spec.act_dim))
-    return start(nets.CriticEnsemble(size, cfg.hidden), key, obs, action, learning_rate=cfg.learning_rate, target=True, last=last)
+    return start(nets.CriticEnsemble(size, cfg.hidden), key, obs, action, learning_rate=cfg.learning_rate, target=True, last=last, **how)
 
 
 def q_values(cfg: CriticConfig, params: ops.Params, obs: jax.Array, action: jax.Array) -> jax.Array:

@@ -8,7 +8,8 @@
 The a_j are `samples` each of uniform actions, of pi(s) and of pi(s'), all valued at s. With `gap` the term is a learned multiplier times
 weight (C_i - gap), as in CORL and d3rlpy: the multiplier grows while C_i exceeds the gap. With `max_backup` the target takes the best of
 `samples` actions. log sigma lies between -5 and 2 (official: -20 and 2). Rates and starts of temperature and multiplier are CORL's, whose
-log sigma also has a learned factor and a learned offset, begun at -1: here the offset stays, and the network's bias can do the rest.
+log sigma also has a learned factor and a learned offset, begun at -1: here the offset stays, and the network's bias can do the rest. As in
+CORL, critics start orthogonal and both networks' last layers near 0.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from spar.baselines import common
 from spar.types import Algo, Batch, Metrics, Spec, Stage, Transitions
 
 LARGEST = 1e6  # of the multiplier
+LAST = 1e-2  # gain of the last layers at the start: the critics' orthogonal, the actor's by Glorot's rule
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class State(NamedTuple):
 
 def init(cfg: Config, spec: Spec, key: jax.Array) -> State:
     actor_key, critic_key = jax.random.split(key)
-    net = nets.MLP(cfg.actor.hidden, 2 * spec.act_dim)
-    actor = common.start(net, actor_key, jnp.zeros((1, spec.obs_dim)), learning_rate=cfg.actor.learning_rate)
+    net, last = nets.MLP(cfg.actor.hidden, 2 * spec.act_dim), LAST * math.sqrt(6 / (cfg.actor.hidden[-1] + 2 * spec.act_dim))
+    actor = common.start(net, actor_key, jnp.zeros((1, spec.obs_dim)), learning_rate=cfg.actor.learning_rate, last=last)
     logs = (common.Net(x, ops.adam(cfg.actor.learning_rate).init(x)) for x in (jnp.zeros(()), jnp.float32(cfg.multiplier_start)))
-    return State(actor, common.start_critics(cfg.critic, spec, critic_key), *logs)
+    return State(actor, common.start_critics(cfg.critic, spec, critic_key, last=LAST, fresh=common.orthogonal), *logs)
 
 
 def sample(cfg: Config, params: ops.Params, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -27,7 +27,9 @@ class Config:
     expectile: float = 0.7  # tau of the value's regression
     temperature: float = 3.0  # beta, inverse: larger follows the advantage more
     max_weight: float = 100.0  # cap of the exponential
-    decay_steps: int = 0  # the policy's learning rate falls to 0 over these updates, as a cosine, offline; 0: constant
+    decay_steps: int = (
+        1_000_000  # offline the policy's rate falls to 0 over these updates, as a cosine; `configure` sets the run's; 0: constant
+    )
     actor: common.ActorConfig = field(default_factory=common.ActorConfig)
     critic: common.CriticConfig = field(default_factory=common.CriticConfig)
 

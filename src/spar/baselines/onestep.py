@@ -5,7 +5,8 @@
     policy      reverse-kl   E[-Q(s, a~) + alpha mean_10(log pi(a~|s) - log beta(a~|s))],   a~ ~ pi(s)
                 exp-weight   -E[min(exp(T (Q(s, a) - b)), 100) log pi(a|s)],   b = mean_10 Q(s, a~), a~ ~ beta(s)
 
-beta is a Gaussian, pi a normal truncated to the box that starts as beta; means are tanh-bounded, log sigma lies between -5 and 0. The third
+beta is a Gaussian, pi a normal truncated to the box that starts as beta and acts with its mean, which is nearer the middle than that of the
+whole normal; the means of these are tanh-bounded, log sigma lies between -5 and 0. The third
 operator, easy BCQ, trains no policy and is left out. The stages' shares are near the authors' 5e5, 2e6 and 1e5 steps; they take 1024 units
 a layer. Targets move on every step at half the rate instead of on every second.
 """
@@ -116,11 +117,11 @@ def improve(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.A
 
 
 def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
-    return gaussian(state.actor.params, obs)[0]
+    return ops.truncated_mean(*gaussian(state.actor.params, obs))
 
 
 def export(cfg: Config, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    return common.exported("tanh", {"actor": common.mean_outputs(state.actor.params)})
+    return common.exported("truncated", {"actor": state.actor.params}, log_std_min=LOG_STD_MIN, log_std_max=LOG_STD_MAX)
 
 
 ONESTEP = Algo(

@@ -44,6 +44,7 @@ def _edit(config: Config, **changes: Any) -> Config:
     return dataclasses.replace(config, **edited)
 
 
+BATCH: dict[str, int] = {"bcq": 100, "plas": 100, "lapo": 512, "onestep": 512}  # rows for one update, of the authors' code; others 256
 RAW, SHIFTED = DataNeeds(), DataNeeds(reward_shift=-1.0)  # AntMaze: -1 a step, 0 at the goal
 UNSCALED, UNSCALED_SHIFTED = DataNeeds(standardise=False), DataNeeds(standardise=False, reward_shift=-1.0)
 NEXT = DataNeeds(standardise=False, next_action=True)
@@ -51,12 +52,7 @@ BEST = DataNeeds(top_episodes=0.1)
 CORL, SPOT_CODE, IQL_CODE = "CORL configs", "SPOT code", "implicit_q_learning code"
 LAST = {"actor_last": 1e-3, "critic_last": 3e-3}
 
-_AWAC, _CQL, _IQL, _ONESTEP = (
-    awac.Config(),
-    cql.Config(),
-    iql.Config(decay_steps=1_000_000),
-    onestep.Config(),
-)  # of IQL's million; `configure` sets the run's
+_AWAC, _CQL, _IQL, _ONESTEP = awac.Config(), cql.Config(), iql.Config(), onestep.Config()
 _ANTMAZE_CQL = _edit(_CQL, weight=5.0, gap=0.8, floor=-200.0, max_backup=True, actor={"learning_rate": 1e-4}, critic={"hidden": (256,) * 5})
 _LAPO_DATA = DataNeeds(reward="max")
 _ANTMAZE_SPOT = _edit(spot.Config(), lam=0.025, **LAST, actor={"dropout": 0.0, "learning_rate": 1e-4})
@@ -64,7 +60,7 @@ _ADROIT_SPOT = _edit(spot.Config(), lam=1.0, online_floor=0.5, **LAST, actor={"d
 
 PRESETS: dict[str, dict[Family, Preset]] = {
     "bc": {name: Preset(bc.Config(), RAW, CORL) for name in FAMILIES},
-    "bc10": {name: Preset(bc.Config(), BEST, CORL) for name in FAMILIES},
+    "bc10": {name: Preset(bc.Config(), BEST, CORL + "; episodes ranked by their undiscounted returns") for name in FAMILIES},
     "awac": {
         "locomotion": Preset(_AWAC, RAW, CORL),
         "antmaze": Preset(_edit(_AWAC, temperature=0.1), SHIFTED, CORL),
@@ -79,7 +75,11 @@ PRESETS: dict[str, dict[Family, Preset]] = {
     },
     "cql": {
         "locomotion": Preset(_CQL, RAW, CORL),
-        "antmaze": Preset(_ANTMAZE_CQL, DataNeeds(standardise=False, reward_scale=10.0, reward_shift=-5.0), CORL),
+        "antmaze": Preset(
+            _ANTMAZE_CQL,
+            DataNeeds(standardise=False, reward_scale=10.0, reward_shift=-5.0),
+            CORL + "; both critics have five layers, there only the first",
+        ),
         "adroit": Preset(_edit(_CQL, weight=1.0, actor={"learning_rate": 1e-4}), RAW, CORL),
         "maze2d": Preset(_edit(_CQL, gap=5.0), RAW, CORL),
     },
@@ -138,6 +138,8 @@ def preset_for(algo: str, task: str | None) -> Preset | None:
     preset = PRESETS[algo][kind]
     if algo == "spot" and task in SPOT_LAMBDA:
         preset = dataclasses.replace(preset, config=_edit(preset.config, lam=SPOT_LAMBDA[task]))
+    elif algo == "spot" and preset.source == SPOT_CODE:
+        preset = dataclasses.replace(preset, source=f"{SPOT_CODE}, which has no lambda for this task; ours")
     return preset
 
 

@@ -2,7 +2,8 @@
 
     L_pi = -alpha E[Q_1(s, pi(s))] / E|Q_1(s, pi(s))| + E[(pi(s) - a)^2]     (no gradient through the divisor)
 
-The square is a mean over action dimensions. Critics: td3.py.
+The square is a mean over action dimensions, of actions scaled to [-1, 1]; in CORL, of those in the environment's units, which in a box of
++-m weighs imitation m^2 times as much. D4RL's boxes are +-1. Critics: td3.py.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from spar.cli.diagnose import diagnose
 from spar.cli.finetune import finetune
 from spar.cli.study import study
 from spar.report.console import Display, show
-from spar.runs.config import AUTO, BUDGETS, Budget, DataConfig, EvalConfig, RunConfig, algorithm
+from spar.runs.config import AUTO, BUDGETS, Budget, DataConfig, EvalConfig, RunConfig, algorithm, to_dict
 from spar.trainer import Settings
-from spar.types import SparError
+from spar.types import DataNeeds, SparError
 
 USAGE = """usage: spar COMMAND [OPTIONS]
 
@@ -66,6 +66,7 @@ def train_arguments(base: RunConfig, budget: str) -> type:
         ("config", type(base.config), "", base.config, {"name": "", "prefix_name": False}),
         ("loop", Settings, "", base.loop, {}),
         ("data", DataConfig, "", base.data, {}),
+        ("needs", DataNeeds, "", base.needs, {}),
         ("eval", EvalConfig, "", base.eval, {}),
     ]  # fmt: skip
     fields = [(name, Annotated[kind, arg(help, **more)], dataclasses.field(default=value)) for name, kind, help, value, more in table]
@@ -87,6 +88,8 @@ def train(argv: Sequence[str], console: Console) -> None:
         args = parse(train_arguments(implied, budget), argv, "spar train", train.__doc__)
     settings = vars(args)
     out, resume = settings.pop("out"), settings.pop("resume")
+    if resume:
+        _refuse_changes(resume, argv, settings)
     with Display(console) as display:
         run = api.resume(resume, listener=display) if resume else api.train(out=out, listener=display, **settings)
     summary = run.summary
@@ -183,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read what this prints, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing at exit fails again
         return 141
+    except OSError as error:  # no such folder, no permission, no space left
+        print(f"spar: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -194,6 +200,25 @@ def _peek(argv: Sequence[str], flag: str) -> str | None:
         if word.startswith(flag + "="):
             return word.removeprefix(flag + "=")
     return None
+
+
+def _refuse_changes(run: Path, argv: Sequence[str], settings: dict[str, Any]) -> None:
+    """A run goes on with its own settings: flags beside --resume that ask for others are a mistake. Raises SparError."""
+    from spar import api
+    from spar.runs import experiment
+    from spar.runs.compare import flat
+
+    own = experiment.asked(run)
+    named = argv[0] if argv and not argv[0].startswith("-") else own.dataset
+    asked = {word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")} - {"out", "resume"}
+    now = dataclasses.replace(api.configure(**settings), env=own.env) if asked else dataclasses.replace(own, dataset=named)
+    before, after = flat(to_dict(own)), flat(to_dict(now))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if changed:
+        key = changed[0]
+        raise SparError(
+            f"{run}: began with {key} {before.get(key)}, these flags say {after.get(key)}; leave them out, or begin a new run with --out"
+        )
 
 
 def _resume_flag(argv: list[str]) -> list[str]:

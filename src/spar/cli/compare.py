@@ -14,14 +14,13 @@ from rich.table import Table
 from spar import registry
 from spar.cli.common import arg, parse, wide
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, Budget, EvalConfig
-from spar.trainer import Settings
 
 DEFAULT_ALGOS = ("spar-mlp", "spar-proj", "bc", "td3bc", "iql")
 
 
 def compare(argv: Sequence[str], console: Console) -> None:
     """Train several algorithms on one log with equal data, steps and seeds, and put their returns side by side. The same command with
-    the same --out goes on where it was cut off, and finished runs stay."""
+    the same --out goes on where it was cut off, and finished runs stay, also those that another --algos put there."""
 
     def arguments(
         dataset: Annotated[
@@ -37,8 +36,8 @@ def compare(argv: Sequence[str], console: Console) -> None:
         eval_every: Annotated[int | None, arg("updates between evaluations during training; default: the budget's", metavar="INT")] = None,
         eval_episodes: Annotated[int, arg("episodes in each of those")] = EvalConfig.episodes,
         log_every: Annotated[int | None, arg("updates between signs of life; default: the budget's", metavar="INT")] = None,
-        equal_sizes: Annotated[bool, arg("competitors' networks as large as SPAR's; --no-equal-sizes: as published")] = True,
-        batch_size: Annotated[int, arg("rows drawn for one update")] = Settings.batch_size,
+        equal_sizes: Annotated[bool, arg("competitors' networks and batches as large as SPAR's; --no-equal-sizes: as published")] = True,
+        batch_size: Annotated[int | None, arg("rows drawn for one update; default: 256 for all", metavar="INT")] = None,
         out: Annotated[
             Path | None, arg("the folder, by default a dated one under runs/; one that was begun goes on", metavar="DIR")
         ] = None,
@@ -53,11 +52,22 @@ def compare(argv: Sequence[str], console: Console) -> None:
             "episodes": episodes,
             "equal_sizes": equal_sizes,
             "eval": EvalConfig(means.eval_every if eval_every is None else eval_every, eval_episodes),
-            "loop": Settings(batch_size, means.log_every if log_every is None else log_every),
+            "batch_size": batch_size,
+            "log_every": log_every,
         }
-        _compare(console, dataset, algos, settings, out, shlex.join(["spar", "compare", *argv]))
+        _compare(console, dataset, algos, settings, out, _command(argv))
 
     parse(arguments, argv, "spar compare", compare.__doc__)
+
+
+def _command(argv: Sequence[str]) -> str:
+    """What was typed, with a place for the algorithms: those of an earlier comparison in the same folder join them."""
+    words, kept, listing = ["spar", "compare", *argv], [], False
+    for word in words:
+        listing = word == "--algos" or (listing and not word.startswith("-"))
+        if not listing and not word.startswith("--algos="):
+            kept.append(word)
+    return f"{shlex.join(kept)} --algos {{algos}}"
 
 
 def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dict[str, Any], out: Path | None, command: str) -> None:

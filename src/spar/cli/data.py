@@ -88,6 +88,8 @@ def check(argv: Sequence[str], console: Console) -> None:
         json_out: Annotated[Path | None, arg("write the report as JSON too", name="json", metavar="FILE")] = None,
         policy: Annotated[Path | None, arg("a run or policy folder: adds the geometry of the log's residuals", metavar="RUN")] = None,
     ) -> lint.Report:
+        if json_out is not None and json_out.exists():
+            raise SparError(f"{json_out}: exists already; nothing is written over, choose another path")
         log = catalog.load(dataset, strict=False, mapping=mapping)
         report = lint.inspect(log)
         if not report.errors:

@@ -8,7 +8,7 @@ import numpy as np
 
 from spar.data.blocks import gather, spans
 
-STD_FLOOR = 1e-3
+STD_FLOOR = 1e-3  # CORL's and d3rlpy's; LAPO's code has 1e-6 for observations
 
 
 class Scaler(NamedTuple):
@@ -20,13 +20,14 @@ class Scaler(NamedTuple):
     obs_high: np.ndarray  # (obs_dim,) largest logged value
     action_low: np.ndarray  # (act_dim,)
     action_high: np.ndarray  # (act_dim,)
+    obs_typical: np.ndarray  # (obs_dim,) the logged mean, whether or not observations are standardised: what stands in for a broken sensor
 
     @classmethod
     def fit(
         cls, observations: np.ndarray, index: np.ndarray, action_low: np.ndarray, action_high: np.ndarray, standardise: bool = True
     ) -> Scaler:
         """Statistics of the rows `index` (T,), nondecreasing, of `observations` (N, obs_dim), read in blocks; with `standardise` off,
-        mean 0 and scale 1."""
+        mean 0 and scale 1. Bounds between two float32 numbers become the nearer one."""
         dim = observations.shape[1]
         total, squares = np.zeros(dim), np.zeros(dim)
         low, high = np.full(dim, np.inf, np.float32), np.full(dim, -np.inf, np.float32)
@@ -35,13 +36,27 @@ class Scaler(NamedTuple):
             rows = gather(observations, part)
             total += rows.sum(0, dtype=np.float64)
             low, high = np.minimum(low, rows.min(0)), np.maximum(high, rows.max(0))
+        typical = total / len(index)
         mean, std = np.zeros(dim), np.ones(dim)
         if standardise:
-            mean = total / len(index)
+            mean = typical
             for part in blocks:
                 squares += ((gather(observations, part) - mean) ** 2).sum(0)
             std = np.sqrt(squares / len(index)) + STD_FLOOR
-        return cls(*(np.asarray(column, np.float32) for column in (mean, std, low, high, action_low, action_high)))
+        return cls(*(np.asarray(column, np.float32) for column in (mean, std, low, high, action_low, action_high, typical)))
+
+    def fault(self) -> str | None:
+        """What makes it unusable, if anything."""
+        dims = {"obs": len(np.ravel(self.obs_mean)), "action": len(np.ravel(self.action_low))}
+        for name, value in self._asdict().items():
+            if np.shape(value) != (dims[name.split("_")[0]],):
+                return f"'scaler/{name}' has shape {np.shape(value)}, expected ({dims[name.split('_')[0]]},)"
+            if not np.isfinite(value).all():
+                return f"'scaler/{name}' holds non-finite numbers"
+        if not (self.obs_std > 0).all():
+            return "'scaler/obs_std' is not positive everywhere"
+        ordered = (self.obs_low <= self.obs_high).all() and (self.action_low < self.action_high).all()
+        return None if ordered else "a lower bound in 'scaler/' is not below its upper one"
 
     def obs_in(self, obs: np.ndarray) -> np.ndarray:
         """(..., obs_dim) in the user's units -> standardised float32."""

@@ -7,6 +7,7 @@ An anchor is the same without `rng`: it is the fallback, which answers alike whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 Anchor = Callable[[dict[str, Any], Arrays, np.ndarray], np.ndarray]
+_erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
 Actor = Callable[[dict[str, Any], Arrays, np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -47,6 +49,17 @@ def _tanh(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.rando
     return np.tanh(mlp(arrays, "actor", s))
 
 
+def _truncated(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mean of a normal truncated to the box, whose own mean is tanh-bounded and whose log std is softly clamped."""
+    mean, log_std = np.split(mlp(arrays, "actor", s), 2, -1)
+    mean, low, high = np.tanh(mean), settings["log_std_min"], settings["log_std_max"]
+    std = np.exp(low + 0.5 * (high - low) * (np.tanh(log_std) + 1))
+    edges = [(edge - mean) / std for edge in (-1.0, 1.0)]
+    below, above = (np.exp(-0.5 * edge**2) / math.sqrt(2 * math.pi) for edge in edges)
+    mass = 0.5 * (_erf(edges[1] / math.sqrt(2)) - _erf(edges[0] / math.sqrt(2)))
+    return (mean + std * (below - above) / mass).astype(np.float32)
+
+
 def _latent(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The decoder at the latent that the actor chose, through tanh or back from standardised actions."""
     z = settings["latent_bound"] * np.tanh(mlp(arrays, "actor", s))
@@ -67,7 +80,7 @@ def _best_of(settings: dict[str, Any], arrays: Arrays, s: np.ndarray, rng: np.ra
     return action[q.argmax(0), np.arange(len(s))]
 
 
-KINDS: dict[str, Actor] = {"linear": _linear, "tanh": _tanh, "latent": _latent, "best-of": _best_of}
+KINDS: dict[str, Actor] = {"linear": _linear, "tanh": _tanh, "truncated": _truncated, "latent": _latent, "best-of": _best_of}
 
 
 def _tanh_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.ndarray:

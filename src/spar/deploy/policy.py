@@ -67,21 +67,28 @@ class Policy:
     ) -> None:
         self.description, self.arrays, self.scaler = description, arrays, scaler
         self.gated = description.get("kind") != "actor"
-        self.gate = gate_cfg or gate.Config(**description.get("gate", gate.ALWAYS_RESIDUAL))
+        self.gate = gate_cfg or gate.Config(**description.get("gate", gate.UNGATED))
+        fault = scaler.fault() or next((f"'{key}' holds non-finite numbers" for key, array in arrays.items() if not _finite(array)), None)
+        if math.isnan(self.gate.obs_margin) or self.gate.obs_margin < 0:
+            fault = f"gate.obs_margin is {self.gate.obs_margin}, not a number of at least 0"
+        if self.gated and not _finite(description.get("delta_rho", 1.0)):
+            fault = "'delta_rho' is not finite"
+        if fault:
+            raise SparError(f"policy: {fault}; this policy cannot be used")
         self.obs_dim, self.act_dim = len(scaler.obs_mean), len(scaler.action_low)
         self.reset(0)
-        for key, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise SparError(f"policy: '{key}' holds non-finite numbers; this policy cannot be used")
 
     def reset(self, seed: int) -> None:
         """Restart the random latents of a generative residual from `seed`."""
         self._rng = np.random.default_rng(seed)
 
     def with_gate(self, **changes: float) -> Policy:
-        """The same policy with other gate settings, for instance `**gate.ALWAYS_RESIDUAL`; one without a gate returns itself."""
+        """The same policy with other gate settings, for instance `**gate.ALWAYS_RESIDUAL`. One without a gate has only `obs_margin`, by
+        default infinite: with 1, an observation far outside the logged range is moved to its edge before the network sees it."""
         if not self.gated:
-            return self
+            changes = {name: value for name, value in changes.items() if name == "obs_margin"}
+            if not changes:
+                return self
         settings = {**self.gate.__dict__, **changes}
         return Policy(self.description, self.arrays, self.scaler, gate.Config(**settings))
 
@@ -91,16 +98,18 @@ class Policy:
         corrects. Where it is not finite, the clone's action is taken and nothing is corrected. Raises SparError when it has another
         shape."""
         with np.errstate(all="ignore"):
-            return self._act(_array(obs), anchor_action)
+            return self._act(_array(obs), None if anchor_action is None else self._given(anchor_action))
 
     def _act(self, obs: np.ndarray, anchor_action: np.ndarray | None) -> Decision:
-        single = obs.ndim != 2 or (anchor_action is not None and np.ndim(anchor_action) == 1)
         fits = obs.ndim in (1, 2) and obs.shape[-1] == self.obs_dim and obs.dtype.kind in "fiub"
+        # Observations of a wrong shape do not say how many actions are wanted; your controller's actions do.
+        single = (obs.ndim != 2 and (fits or anchor_action is None)) or (anchor_action is not None and anchor_action.ndim == 1)
         count = 1 if single else len(obs if fits or anchor_action is None else anchor_action)
         rows = np.atleast_2d(obs).astype(np.float32) if fits else np.full((count, self.obs_dim), np.nan, np.float32)
-        finite, in_range = np.isfinite(rows).all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
+        whole = np.isfinite(rows) & np.isfinite(self.scaler.obs_in(rows))  # so large that it cannot be standardised is as good as missing
+        finite, in_range = whole.all(-1), ~self.scaler.out_of_range(rows, self.gate.obs_margin)
         # A fallback action must exist even for a broken sensor: missing values become the log's mean, far ones the edge of its range.
-        repaired = np.clip(np.where(np.isfinite(rows), rows, self.scaler.obs_mean), self.scaler.obs_low, self.scaler.obs_high)
+        repaired = np.clip(np.where(whole, rows, self.scaler.obs_typical), self.scaler.obs_low, self.scaler.obs_high)
         s = self.scaler.obs_in(np.where((finite & in_range)[:, None], rows, repaired))
         own = self._own(s)
         a_base, given = self._fallback(own, anchor_action)
@@ -146,15 +155,27 @@ class Policy:
         """The action without help, (B, A) in [-1, 1]: the cloned anchor's, or the policy's where there is no gate."""
         if self.gated:
             anchor = self.description.get("anchor", TANH)
-            return ANCHORS[anchor["kind"]](anchor, self.arrays, s)
-        settings = self.description["actor"]
-        return np.clip(np.nan_to_num(KINDS[settings["kind"]](settings, self.arrays, s, self._rng)), -1.0, 1.0)
+            raw = ANCHORS[anchor["kind"]](anchor, self.arrays, s)
+        else:
+            settings = self.description["actor"]
+            raw = KINDS[settings["kind"]](settings, self.arrays, s, self._rng)
+        return np.clip(np.nan_to_num(raw), -1.0, 1.0)
+
+    def _given(self, action: Any) -> np.ndarray:
+        """Your controller's action, (act_dim,) or (B, act_dim). Raises SparError for anything else."""
+        try:
+            found = np.asarray(action, np.float32)
+        except (TypeError, ValueError):
+            raise SparError(f"anchor_action is not an array of numbers of shape ({self.act_dim},) or (B, {self.act_dim})") from None
+        if found.ndim not in (1, 2) or found.shape[-1] != self.act_dim:
+            raise SparError(f"anchor_action has shape {found.shape}, expected ({self.act_dim},) or (B, {self.act_dim})")
+        return found
 
     def _fallback(self, own: np.ndarray, given: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """`given`, your controller's action, wherever it is usable, else `own`; and (B,) where what was given is usable."""
         if given is None:
             return own, np.ones(len(own), bool)
-        given = np.atleast_2d(np.asarray(given, np.float32))
+        given = np.atleast_2d(given)
         if given.shape != own.shape:
             raise SparError(f"anchor_action has shape {given.shape}, expected {own.shape}")
         usable = np.isfinite(given).all(-1)
@@ -174,6 +195,10 @@ class Policy:
             z = self._rng.standard_normal((self.gate.candidates, len(s), self.description["latent_dim"]), dtype=np.float32)
         wide = np.broadcast_to(inputs, (*z.shape[:-1], inputs.shape[-1]))
         return mlp(self.arrays, "decoder", np.concatenate([wide, z], -1))
+
+
+def _finite(value: Any) -> bool:
+    return bool(np.isfinite(value).all())
 
 
 def _array(obs: Any) -> np.ndarray:
@@ -225,8 +250,16 @@ def load(path: Path | str, seed: int | None = None) -> Policy:
         document = json.loads((folder / JSON_NAME).read_text())
     except json.JSONDecodeError as error:
         raise SparError(f"{folder / JSON_NAME}: not valid JSON ({error})") from None
-    if document.get("schema") != SCHEMA:
-        raise SparError(f"{folder / JSON_NAME}: schema {document.get('schema')}, this version reads {SCHEMA}")
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise SparError(f"{folder / JSON_NAME}: schema {schema}, this version reads {SCHEMA}")
+    try:
+        return _read(folder, document, seed)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SparError(f"{folder / JSON_NAME}: not as `save` writes it ({type(error).__name__}: {error})") from None
+
+
+def _read(folder: Path, document: dict[str, Any], seed: int | None) -> Policy:
     seeds: Sequence[str] = list(document["seeds"])
     chosen = seeds[0] if seed is None else str(seed)
     if chosen not in seeds:
@@ -237,7 +270,8 @@ def load(path: Path | str, seed: int | None = None) -> Policy:
             arrays = {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise SparError(f"{folder / ARRAYS_NAME}: cannot be read ({error})") from None
-    missing = [f"scaler/{name}" for name in Scaler._fields if f"scaler/{name}" not in arrays]
+    arrays.setdefault(f"scaler/{Scaler._fields[-1]}", arrays.get("scaler/obs_mean"))  # policies of the first versions lack it
+    missing = [f"scaler/{name}" for name in Scaler._fields if arrays.get(f"scaler/{name}") is None]
     if missing:
         raise SparError(f"{folder / ARRAYS_NAME}: '{missing[0]}' of seed {chosen} is missing")
     scaler = Scaler(*(arrays.pop(f"scaler/{name}") for name in Scaler._fields))
@@ -254,7 +288,7 @@ def load(path: Path | str, seed: int | None = None) -> Policy:
 def _check_shapes(folder: Path, policy: Policy) -> None:
     """One warm-up call: a missing or misshapen network fails here, not on the plant."""
     try:
-        decision = policy.act(policy.scaler.obs_mean)
+        decision = policy.act(policy.scaler.obs_typical)
     except (KeyError, ValueError) as error:
         raise SparError(f"{folder / ARRAYS_NAME}: networks do not fit together ({error})") from None
     if decision.action.shape != (policy.act_dim,):

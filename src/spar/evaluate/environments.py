@@ -58,11 +58,16 @@ class EnvConfig:
             raise SparError(f"environment '{self.id}' cannot be made: {str(error).splitlines()[0]}") from None
         return Joined(env, self.observation_keys) if isinstance(env.observation_space, gymnasium.spaces.Dict) else env
 
-    def check(self, spec: Spec) -> None:
-        """Raises SparError when the environment's sizes are not those of the log."""
+    def shapes(self) -> tuple[Any, Any]:
+        """Of its observations and actions. Raises SparError when it cannot be made."""
         env = self.make()
-        shapes = env.observation_space.shape, env.action_space.shape
+        found = env.observation_space.shape, env.action_space.shape
         env.close()
+        return found
+
+    def check(self, spec: Spec) -> None:
+        """Raises SparError when the environment cannot be made, or its sizes are not those of the log."""
+        shapes = self.shapes()
         if shapes != ((spec.obs_dim,), (spec.act_dim,)):
             raise SparError(
                 f"environment '{self.id}' has observations {shapes[0]} and actions {shapes[1]}, "

@@ -7,6 +7,7 @@ import numpy as np
 from spar.data.episodes import Log
 from spar.deploy.policy import Policy
 from spar.method import topology
+from spar.types import SparError
 
 MAX_ROWS = 5000
 BLOCK_ROWS = 8192  # acted on at a time
@@ -46,7 +47,11 @@ def residuals(policy: Policy, log: Log) -> np.ndarray:
 
 
 def residual_geometry(policy: Policy, log: Log) -> dict[str, float]:
-    """delta_rho (eq. 3) of the log's residuals, and in how many directions 95 % of their variance lies."""
+    """delta_rho (eq. 3) of the log's residuals, and in how many directions 95 % of their variance lies. Raises SparError where the policy
+    is of another plant."""
+    own, logged = (policy.obs_dim, policy.act_dim), (log.spec.obs_dim, log.spec.act_dim)
+    if own != logged:
+        raise SparError(f"{log.name}: has observations and actions of sizes {logged}, the policy's are {own}")
     found = residuals(policy, log)
     share = np.cumsum(topology.spectrum(found))
     return {"delta_rho": topology.delta_rho(found), "directions_with_95_percent_of_variance": int(np.searchsorted(share, 0.95) + 1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from spar.evaluate.environments import EnvConfig
-from spar.types import Spec
+from spar.types import SparError, Spec
 
 Act = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # (B, obs_dim) -> actions (B, act_dim), accepted (B,)
 
@@ -39,7 +40,7 @@ class Evaluator:
             self.envs.append(self.env.make())
 
     def run(self, act: Act, episodes: int, seed: int) -> Episodes:
-        """`episodes` full episodes of `act`."""
+        """`episodes` full episodes of `act`. Raises SparError for a reward that is not finite."""
         self._grow(episodes)
         obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(self.envs[:episodes])])
         returns, lengths, accepted = np.zeros(episodes), np.zeros(episodes, int), 0
@@ -51,6 +52,8 @@ class Evaluator:
             for i, action in zip(live, actions, strict=True):
                 obs[i], reward, terminated, truncated, _ = self.envs[i].step(action)
                 returns[i] += float(reward)
+                if not math.isfinite(returns[i]):
+                    raise SparError(f"environment '{self.env.id}': reward {reward} in step {lengths[i]} of episode {i} (seed {seed + i})")
                 lengths[i] += 1
                 if not (terminated or truncated):
                     going.append(i)

@@ -18,6 +18,7 @@ from spar.runs import auto, experiment, health
 
 def write(folder: Path) -> Path:
     """(Re)make `folder/plots/*.png` and `folder/report.html`. Raises SparError when the run has not finished."""
+    experiment.asked(folder)
     summary = experiment.read_summary(folder)
     pictures = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.draw(folder, summary).items()}
     context = {

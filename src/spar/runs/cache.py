@@ -49,6 +49,11 @@ def code(*rooms: str) -> str:
     return found.hexdigest()[:16]
 
 
+def surroundings() -> dict[str, Any]:
+    """Versions, machine, commit, and the code that trains."""
+    return {**environment.describe(), "code": code()}
+
+
 class Entry(NamedTuple):
     """What `Cache.recall` finds."""
 
@@ -96,11 +101,15 @@ class Cache:
         if self.path.exists():
             return
         leaves = jax.tree_util.tree_leaves_with_path(self._shared(snapshot))
-        with files.new_folder(self.path) as new:
-            save_file({jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}, new / "state.safetensors")
-            for table in written:
-                Table(new / table.path.name, table.header, table.rows).write()
-            files.write_json(new / "about.json", {"algo": self.algo.name, "seconds": round(seconds, 2), "decided_by": self.decided_by})
+        try:
+            with files.new_folder(self.path) as new:
+                save_file({jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}, new / "state.safetensors")
+                for table in written:
+                    Table(new / table.path.name, table.header, table.rows).write()
+                files.write_json(new / "about.json", {"algo": self.algo.name, "seconds": round(seconds, 2), "decided_by": self.decided_by})
+        except (OSError, SparError):
+            if not self.path.is_dir():  # else another process has left the same there meanwhile
+                raise
 
     def _shared(self, snapshot: Snapshot) -> dict[str, Any]:
         return {**{field: getattr(snapshot.state, field) for field, _ in self.algo.shares}, "guard": snapshot.guard._asdict()}

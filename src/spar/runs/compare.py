@@ -66,6 +66,14 @@ def execute(
         yield name, why
 
 
+def together(folder: Path, algos: Sequence[str]) -> list[str]:
+    """`algos` after those of an earlier comparison in `folder` whose runs are still there."""
+    path = folder / NAME
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    before = [row["run"] for row in rows if "run" in row and (folder / row["run"] / "summary.json").is_file()]
+    return [*before, *(algo for algo in algos if algo not in before)]
+
+
 def _check(run: Path, cfg: RunConfig, log: Log, elsewhere: str) -> None:
     """Raises SparError where the run directory `run` exists and is not the run of `cfg` on `log`; the log goes by its content."""
     if not run.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import resource
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from spar import files
 
 PACKAGES = ("spar", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "h5py")
 
@@ -29,6 +32,18 @@ def describe() -> dict[str, Any]:
         },
         "commit": _commit(),
     }
+
+
+def go_on(path: Path, now: dict[str, Any]) -> str:
+    """Where a run goes on with other versions, machine or code than it had last, its environment.json keeps both; returns what differs."""
+    document = json.loads(path.read_text())
+    last = [document, *document.get("continued", [])][-1]
+    differing = [key for key in ("versions", "machine", "code") if key in last and last[key] != now[key]]
+    if not differing:
+        return ""
+    files.write_json(path, {**document, "continued": [*document.get("continued", []), now]})
+    before, after = (json.dumps({key: entry[key] for key in differing}, sort_keys=True) for entry in (last, now))
+    return f"goes on with another {', '.join(differing)} than before; it was {before}, it is {after}"
 
 
 def combined(described: Sequence[dict[str, Any]]) -> dict[str, Any]:

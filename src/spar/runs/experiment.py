@@ -18,11 +18,12 @@ from spar.deploy import policy as deploy
 from spar.evaluate import offline, rollout, scores, stats
 from spar.method import gate, topology
 from spar.runs import auto, environment, health, tables
-from spar.runs.cache import Cache
+from spar.runs.cache import Cache, surroundings
 from spar.runs.checkpoint import Checkpoints
 from spar.runs.config import AUTO, CHOICES, DataConfig, RunConfig, algorithm, run_config_from_dict, to_dict
 from spar.types import Algo, DataNeeds, SparError, Stage, State
 
+ENVIRONMENT = "environment.json"
 TRAINING_SEED, FINAL_SEED, LATER_SEED = 1_000_000, 2_000_000, 3_000_000  # first reset seeds: during training, after it, and asked for later
 SEED_SPACING = 10_000  # between the start states of different later evaluations
 VARIANTS: dict[str, dict[str, float]] = {"anchor": gate.ALWAYS_ANCHOR, "ungated": gate.UNGATED, "policy": {}}
@@ -46,7 +47,7 @@ def create(folder: Path, cfg: RunConfig, log: Log) -> None:
     """A new run directory with its configuration. Raises SparError when `folder` exists."""
     with files.new_folder(folder) as new:
         files.write_json(new / "config.json", to_dict(cfg))
-        files.write_json(new / "environment.json", {**environment.describe(), "dataset": describe_log(log)})
+        files.write_json(new / ENVIRONMENT, {**surroundings(), "dataset": describe_log(log)})
 
 
 def asked(folder: Path) -> RunConfig:
@@ -54,10 +55,16 @@ def asked(folder: Path) -> RunConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise SparError(f"{folder}: not a run directory (no config.json)")
-    document = json.loads(path.read_text())
+    try:
+        document = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SparError(f"{path}: not valid JSON ({error})") from None
     if "finetune" in document:
         raise SparError(f"{folder}: holds a fine-tuning; this takes offline runs, such as its own, {document['finetune']['run']}")
-    return run_config_from_dict(document)
+    try:
+        return run_config_from_dict(document)
+    except (SparError, KeyError, TypeError) as error:
+        raise SparError(f"{path}: not a configuration that this version reads ({error})") from None
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -73,6 +80,8 @@ def read_config(folder: Path) -> RunConfig:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Raises SparError when the run has not finished."""
     path = folder / "summary.json"
+    if not (folder / "config.json").is_file():
+        raise SparError(f"{folder}: not a run directory (no config.json)")
     if not path.is_file():
         raise SparError(f"{folder}: no summary.json; the run has not finished, continue it with `spar train --resume {folder}`")
     return dict(json.loads(path.read_text()))
@@ -89,15 +98,20 @@ def execute(folder: Path, log: Log, listener: Listener | None = None, cache: Pat
     Raises SparError when the log is not the one the run began with, or when training halts.
     """
     listener = listener or Silent()
-    if asked(folder).algo == AUTO:
-        cache = cache or folder / auto.SHARED
-        _choose(folder, log, listener, cache)
-    cfg = read_config(folder)
-    run = _Experiment(folder, log, listener, cache, cfg, algorithm(cfg.algo), folder / "checkpoints")
-    try:
-        return run.execute()
-    finally:
-        run.close()
+    asked(folder)
+    with files.held(folder, "training"):
+        files.sweep(folder)
+        if moved := environment.go_on(folder / ENVIRONMENT, surroundings()):
+            listener.say(f"warning: {folder}: {moved}")
+        if asked(folder).algo == AUTO:
+            cache = cache or folder / auto.SHARED
+            _choose(folder, log, listener, cache)
+        cfg = read_config(folder)
+        run = _Experiment(folder, log, listener, cache, cfg, algorithm(cfg.algo), folder / "checkpoints")
+        try:
+            return run.execute()
+        finally:
+            run.close()
 
 
 def _choose(folder: Path, log: Log, listener: Listener, cache: Path) -> None:
@@ -119,7 +133,7 @@ class _Experiment:
         self, folder: Path, log: Log, listener: Listener, cache: Path | None, cfg: RunConfig, algo: Algo, checkpoints: Path
     ) -> None:
         self.folder, self.log, self.listener, self.cfg, self.algo = folder, log, listener, cfg, algo
-        began_with = json.loads((folder / "environment.json").read_text())["dataset"]["fingerprint"]
+        began_with = json.loads((folder / ENVIRONMENT).read_text())["dataset"]["fingerprint"]
         if began_with != log.fingerprint:
             raise SparError(f"{folder}: began with a log of fingerprint {began_with}, this one has {log.fingerprint}")
         self.training, self.heldout = log.split(self.cfg.data.holdout)

@@ -58,9 +58,11 @@ def execute(study: Study, request: Request, listener: experiment.Listener | None
     """Carry the study out; returns its result document, which is written to `request.out` with its table and picture.
 
     Runs that are there are kept, those that are cut off go on, and one that diverges is recorded as failed. Raises SparError, before
-    anything is trained, for an unknown task or budget, a dataset that is not made yet, or a run that began with other settings.
+    anything is trained, for an unknown task or budget, a dataset that is not made yet, a run that began with other settings, or where a
+    result of another budget or of further tasks would be lost.
     """
     tasks = [grid.task(name) for name in dict.fromkeys(request.tasks_of(study))]
+    _check_results(study, request, [task.name for task in tasks])
     for task in tasks:
         check_dataset(task.name)
     work = _Work(study, request, listener or experiment.Silent())
@@ -69,6 +71,19 @@ def execute(study: Study, request: Request, listener: experiment.Listener | None
     document = work.document()
     write(study, document, request.out, work.pictures)
     return document
+
+
+def _check_results(study: Study, request: Request, tasks: list[str]) -> None:
+    path = request.out / f"{study.name}.json"
+    if not path.is_file():
+        return
+    before = results.read(path)
+    lost = [name for name in before["tasks"] if name not in tasks]
+    if before["budget"] != request.budget or lost:
+        what = f"budget {before['budget']}" if before["budget"] != request.budget else f"also {', '.join(lost)}"
+        raise SparError(
+            f"{path}: holds a result of {what}, which this one would replace; name all tasks, choose another --results, or delete it"
+        )
 
 
 def check_dataset(name: str) -> None:

@@ -17,13 +17,16 @@ import numpy as np
 
 from spar import files
 from spar.data.episodes import Log
-from spar.runs import cache, compare, experiment
+from spar.runs import cache, compare, environment, experiment
 from spar.runs.config import RunConfig
 from spar.types import SparError
 
 MEASURED = "measured"
-MEASURING = ("deploy", "diagnose", "runs/auto.py", "studies/measure.py", "studies/measure_actions.py", "studies/measure_latency.py",
-             "studies/measure_latency_child.py", "studies/measure_run.py")  # what a measurement runs through beside the run  # fmt: skip
+MEASURING = (  # the sources that a measurement runs through
+    *("types.py", "nets.py", "ops.py", "trainer.py", "data", "method", "baselines", "evaluate", "deploy", "diagnose"),
+    *("runs/auto.py", "runs/checkpoint.py", "studies/measure.py", "studies/measure_actions.py", "studies/measure_latency.py"),
+    *("studies/measure_latency_child.py", "studies/measure_run.py", "studies/study_scores.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,12 @@ def measured(
     run: Path, name: str, measure: Callable[..., tuple[dict[str, Any], dict[str, Any]]], log: Log, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `measure(run, log, **settings)` finds on a finished run: kept in RUN/measured/NAME-HASH.json and .npz, and read from there. The
-    hash is of the settings and of the sources that measure.
+    hash is of the settings, and of the sources and the versions of the packages that measure.
 
     Raises SparError for a file there that cannot be read.
     """
-    text = json.dumps({key: settings[key] for key in sorted(settings)}, default=str) + cache.code(*MEASURING)
+    asked = {"settings": {key: settings[key] for key in sorted(settings)}, "versions": environment.describe()["versions"]}
+    text = json.dumps(asked, default=str) + cache.code(*MEASURING)
     place = run / MEASURED / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     document_path, arrays_path = place.with_suffix(".json"), place.with_suffix(".npz")
     if document_path.is_file():

@@ -210,18 +210,18 @@ def recommendations(document: dict[str, Any]) -> None:
 
 def hits(results: Results, recommended: dict[str, str]) -> str:
     """How often the recommended one returned more, how often that is sure, and what was lost where it did not."""
-    right, sure, regrets = 0, 0, []
+    right, ties, sure, regrets = 0, 0, 0, []
     for task, column in recommended.items():
         tables = [values(results, task, name) for name in (column, *({"SPAR-MLP", "SPAR-PROJ"} - {column}))]
         if any(table is None for table in tables):
             continue
         own, other = (table for table in tables if table is not None)
         (gain, low, high), _ = joint([own, other], difference)
-        right, sure = right + (gain >= 0), sure + (low > 0 or high < 0)
+        right, ties, sure = right + (gain > 0), ties + (gain == 0), sure + (low > 0 or high < 0)
         regrets.append(max(0.0, -gain))
     if not regrets:
         return "No task has both variants and a recommendation."
-    told = f"told apart on {sure}" if sure else "told apart on none"
+    told = f"equal on {ties}, told apart on {sure or 'none'}"
     return (
         f"The recommended variant had the higher mean on {right} of {len(regrets)} tasks ({told}); mean regret {np.mean(regrets):.1f}, "
         f"largest {max(regrets):.1f}, where another unit is not said in normalised points."
