@@ -27,8 +27,8 @@ HEAD = """# SPAR and its competitors on equal terms
 
 One section a dataset, written by `benchmarks/comparisons.py` from `spar compare`: equal data, updates, seeds and network sizes, the last
 checkpoint, wins and losses as they fell. The suite is [collected by D4RL's recipes](suite.md); the numbers are not D4RL's. The sentences
-below a table take Student's intervals over seeds, which of three are wide. One rate differs, that of the target critics:
-[readings.md](readings.md#budgets). Why SPAR does not lead where it does not: [failures.md](failures.md).
+below a table take Student's intervals over seeds, which of three are wide. One rate differs, that of the target critics, and leaves
+SPAR's more settled than most: [readings.md](readings.md#budgets). Why SPAR does not lead where it does not: [failures.md](failures.md).
 """
 
 

@@ -83,7 +83,11 @@ def main() -> None:
     order = [sheet["name"] for sheet in sheets.known()]
     rows = {name: rows[name] for name in order if name in rows}
     files.write_json(STORE, rows)
-    notes = " Rows of unknown commit are older than its recording here." if any(row["commit"] is None for row in rows.values()) else ""
+    notes = (
+        " Rows of unknown commit are of an earlier version, whose target critics followed more slowly; they are not reproduced by this one."
+        if any(row["commit"] is None for row in rows.values())
+        else ""
+    )
     missing = ", ".join(f"`{name}`" for name in order if name not in rows)
     notes += f" No run yet: {missing}." if missing else ""
     files.write_text(PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(notes=notes))

@@ -1,6 +1,6 @@
 """Beside a running controller, before anything is armed: how often would the policy step in, by how much, and how fast does it answer?
 
-python examples/shadow.py POLICY LOG.hdf5
+python examples/shadow.py POLICY LOG
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import spar
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("policy", help="a policy folder or a finished run")
-    parser.add_argument("log", help="a D4RL-layout HDF5 file, or the name of an embedded dataset")
+    parser.add_argument("log", help="a log as `spar train` takes it: a table with its mapping, an HDF5 or NPZ file, or a dataset's name")
     parser.add_argument("--rows", type=int, default=500, help="logged states to replay")
     arguments = parser.parse_args()
     policy, log = spar.load_policy(arguments.policy), spar.load_log(arguments.log)

@@ -27,14 +27,25 @@ def test_readme_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert 0.0 <= decision.action[0] <= 100.0  # type: ignore[attr-defined]
 
 
+def titles(page: Path) -> set[str]:
+    """The anchors that a page's titles have on the sites that render it."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
+
+
 def test_readme_names_every_command_and_algorithm() -> None:
     from spar.registry import ALGOS
 
     text = (ROOT / "README.md").read_text()
     assert all(f"`spar {name}" in text for name in cli.COMMANDS)
     assert all(f"`{name}`" in text for name in ALGOS)
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        assert (ROOT / link).exists(), link
+    pages = {ROOT / "README.md", *(ROOT / "docs").glob("*.md")}
+    for page in pages:
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            place = page.parent / path if path else page
+            assert place.exists(), f"{page}: {link}"
+            assert not anchor or anchor in titles(place), f"{page}: {link}"
 
 
 def test_the_examples_run(tmp_path: Path) -> None:

@@ -92,3 +92,11 @@ def test_truncated_normal_against_scipy() -> None:
     np.testing.assert_allclose(log_prob, stats.truncnorm.logpdf(x, **own).sum(-1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(sample, stats.truncnorm.ppf(u, **own), atol=1e-4)
     np.testing.assert_allclose(ops.truncated_mean(mean, log_std), stats.truncnorm.mean(**own), atol=1e-5)
+
+
+def test_the_bound_of_one_critic_or_of_equal_ones_has_a_gradient() -> None:
+    for q in (jnp.ones((1, 3)), jnp.ones((4, 3))):
+        gradient = jax.grad(lambda x: ops.lcb(x, 0.5).sum())(q)
+        np.testing.assert_allclose(gradient, np.full(q.shape, 1 / len(q)), atol=1e-7)
+    spread = jnp.asarray([[0.0], [1.0], [5.0]])
+    np.testing.assert_allclose(ops.lcb(spread, 0.5), np.mean([0, 1, 5]) - 0.5 * np.std([0, 1, 5]), rtol=1e-6)

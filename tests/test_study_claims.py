@@ -186,6 +186,9 @@ def test_spread_collapse_likeness() -> None:
     found = verdict(claims.steadier(rows["calm"], rows["wild"]), *cells)
     assert found.held is True and "+8.5" in found.because
     assert verdict(claims.steadier(rows["wild"], rows["calm"]), *cells).held is False
+    two = [{**one, "task": task} for one in cells for task in "tu"]
+    for first, second, held in (("calm", "wild", True), ("wild", "calm", False)):  # also where two tasks are asked
+        assert verdict(claims.steadier(rows[first], rows[second]), *two, regimes={"t": None, "u": None}).held is held
     high, low = cell("t", "high", NOISE + 50), cell("t", "low", NOISE + 10)
     assert verdict(claims.collapses("low", "high"), high, low).held is True
     assert verdict(claims.collapses("low", "high"), high, cell("t", "low", NOISE + 40)).held is False
@@ -212,6 +215,8 @@ def test_damage_is_compared_by_sign_and_size_and_one_value_decides_nothing() -> 
     assert verdict(claims.above(("b", None), 0.9), large).held is True
     assert verdict(claims.above(("b", None), 1.3), large).held is False
     assert verdict(claims.above(("b", None), 1.1), large).word == "undecided"
+    words = [verdict(claims.above(("b", None), limit, under=True), large).word for limit in (1.3, 1.1, 0.9)]
+    assert words == ["holds", "undecided", "does not hold"]
 
 
 def test_scores_are_made_of_returns_and_the_reference() -> None:
@@ -272,7 +277,7 @@ def test_the_hits_of_auto_are_counted() -> None:
     cells = [cell(name, "SPAR-MLP", NOISE + more) for name, more in shapes.items()]
     cells += [cell(name, "SPAR-PROJ", NOISE if abs(more) > 1 else NOISE[::-1, ::-1]) for name, more in shapes.items()]
     said = study_scores.hits(Results(document(*cells, regimes=dict.fromkeys(shapes))), dict.fromkeys(shapes, "SPAR-MLP"))
-    assert "on 2 of 3 tasks (told apart on 2)" in said and "largest 10.0" in said
+    assert "on 2 of 3 tasks (equal on 0, told apart on 2)" in said and "largest 10.0" in said
     assert "No task" in study_scores.hits(Results(document(cells[0])), {"s": "SPAR-MLP"})
 
 

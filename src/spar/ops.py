@@ -33,7 +33,9 @@ def expectile_loss(error: jax.Array, expectile: float | jax.Array) -> jax.Array:
 
 def lcb(q: jax.Array, weight: float | jax.Array) -> jax.Array:
     """Mean minus `weight` population standard deviations over the ensemble: (N, B) -> (B,) (SPAR eq. 1)."""
-    return q.mean(0) - weight * q.std(0)
+    variance = q.var(0)
+    spread = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # where all agree, its gradient is 0, not NaN
+    return q.mean(0) - weight * spread
 
 
 def reduce_ensemble(q: jax.Array, how: Reduction) -> jax.Array:

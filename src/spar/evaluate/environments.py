@@ -50,7 +50,7 @@ class EnvConfig:
         if self.id not in gymnasium.registry and ":" not in self.id and not _registered(self.id):
             raise SparError(
                 f"environment '{self.id}' is not known to gymnasium; "
-                "AntMaze, PointMaze, Adroit and Kitchen come with `pip install 'spar[robotics]'`"
+                "AntMaze, PointMaze, Adroit and Kitchen come with the extra `robotics`: pip install '.[robotics]' in spar's sources"
             )
         try:
             env = gymnasium.make(self.id, disable_env_checker=True, **self.arguments)

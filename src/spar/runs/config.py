@@ -66,7 +66,7 @@ class BudgetSteps:
     eval_every: int
     holdout: float
     polyak: float  # of the target critics of SPAR, which learn in Stage I alone: in few steps, values must travel faster
-    polyak_all: float  # of those of competitors, which learn in all steps
+    polyak_all: float  # of those of competitors, which learn in all steps, or in most
     log_every: int  # updates between signs of life
 
 

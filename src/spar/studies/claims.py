@@ -107,9 +107,11 @@ def samples(cell: dict[str, Any]) -> np.ndarray | None:
     return 100.0 * (table - low) / (high - low)
 
 
-def joint(tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[stats.Interval, float]:
-    """`statistic` of the means of n tables (S, E), which maps (..., n) to (...), with its 95 % interval, and the one-sided p-value of its
-    being below 0.
+def joint(
+    tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.ndarray], error: float = ERROR
+) -> tuple[stats.Interval, float]:
+    """`statistic` of the means of n tables (S, E), which maps (..., n) to (...), with its interval, by default of 95 %, and the one-sided
+    p-value of its being below 0.
 
     All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states. Of several
     seeds, what each says alone gives Student's interval and p-value; the wider and the larger count.
@@ -123,21 +125,21 @@ def joint(tables: Sequence[np.ndarray], statistic: Callable[[np.ndarray], np.nda
         index = (rows * episodes + columns).reshape(BLOCK, -1)
         found.append(statistic(flat[:, index].mean(-1).T))
     values, mean = np.concatenate(found), float(statistic(flat.mean(-1)))
-    low, high = np.quantile(values, [ERROR / 2, 1 - ERROR / 2])
-    half, tail = student(statistic(stack.mean(-1).T), mean)
+    low, high = np.quantile(values, [error / 2, 1 - error / 2])
+    half, tail = student(statistic(stack.mean(-1).T), mean, error)
     interval = stats.Interval(mean, min(float(low), mean - half), max(float(high), mean + half))
     return interval, max(tail, float((values >= 0).mean()))
 
 
-def student(seeds: np.ndarray, mean: float) -> tuple[float, float]:
-    """Half the 95 % interval of `mean` by Student's t from one value a seed (S,), and the one-sided p-value of its being below 0; of one
+def student(seeds: np.ndarray, mean: float, error: float = ERROR) -> tuple[float, float]:
+    """Half the interval of `mean` by Student's t from one value a seed (S,), and the one-sided p-value of its being below 0; of one
     seed, or of values that are all equal, 0 and 0: they say nothing of their spread."""
     from scipy.stats import t
 
-    error = float(np.std(seeds, ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else 0.0
-    if error <= 1e-12 * max(1.0, abs(mean)):
+    scale = float(np.std(seeds, ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else 0.0
+    if scale <= 1e-12 * max(1.0, abs(mean)):
         return 0.0, 0.0
-    return float(t.ppf(1 - ERROR / 2, len(seeds) - 1)) * error, float(t.sf(-mean / error, len(seeds) - 1))
+    return float(t.ppf(1 - error / 2, len(seeds) - 1)) * scale, float(t.sf(-mean / scale, len(seeds) - 1))
 
 
 def together(parts: Sequence[Part]) -> Verdict:
@@ -254,28 +256,32 @@ def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[
     """The means of the cells `a` spread less, largest minus smallest, than those of as many cells `b`; the number is how much less."""
 
     def predicate(results: Results) -> Verdict:
-        parts = []
+        parts, count = [], max(1, len(list(results.tasks(*regimes))))
         for task, label in results.tasks(*regimes):
             tables = [[values(results, task, one) for one in group] for group in (a, b)]
             lacking = ", ".join(name_of(one) for one in (*a, *b) if values(results, task, one) is None)
             if lacking:
                 parts.append(Part("missing", f"{label} (no {lacking})"))
                 continue
-            own, other = (spread([table for table in group if table is not None]) for group in tables)
-            less = stats.Interval(other.mean - own.mean, other.low - own.high, other.high - own.low)
-            sign: Sign = "shown" if less.low > 0 else "contrary" if less.high < 0 else "open"
-            parts.append(Part(sign, f"{label} {show(less)}", ERROR / 2))
+            present = [[table for table in group if table is not None] for group in tables]
+            less, surely = (_less(*(spread(group, error) for group in present)) for error in (ERROR, ERROR / count))
+            sign: Sign = "shown" if less.low > 0 else "contrary" if surely.high < 0 else "open"
+            parts.append(Part(sign, f"{label} {show(less)}"))  # the contrary was asked of as many comparisons as there are tasks
         return together(parts)
 
     return predicate
 
 
-def spread(tables: Sequence[np.ndarray]) -> stats.Interval:
+def _less(own: stats.Interval, other: stats.Interval) -> stats.Interval:
+    return stats.Interval(other.mean - own.mean, other.low - own.high, other.high - own.low)
+
+
+def spread(tables: Sequence[np.ndarray], error: float = ERROR) -> stats.Interval:
     """Largest minus smallest of the tables' means. Noise alone spreads them, so low is that of the contrast that is surest, among all of
     them, to lie above 0, and 0 where none is."""
     pairs = list(itertools.permutations(range(len(tables)), 2))
-    found = {(i, j): joint([tables[i], tables[j]], difference) for i, j in pairs}
-    lows = [found[i, j][0].low for i, j in pairs if found[j, i][1] * len(pairs) / 2 <= ERROR / 2]  # j surely below i
+    found = {(i, j): joint([tables[i], tables[j]], difference, error) for i, j in pairs}
+    lows = [found[i, j][0].low for i, j in pairs if found[j, i][1] * len(pairs) / 2 <= error / 2]  # j surely below i
     means = [float(table.mean()) for table in tables]
     return stats.Interval(max(means) - min(means), max([0.0, *lows]), max(interval.high for interval, _ in found.values()))
 
@@ -342,8 +348,8 @@ def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdic
     return predicate
 
 
-def above(a: Place, limit: float) -> Callable[[Results], Verdict]:
-    """The whole interval of `a` lies above a number."""
+def above(a: Place, limit: float, under: bool = False) -> Callable[[Results], Verdict]:
+    """The whole interval of `a` lies above a number, or `under` it."""
 
     def predicate(results: Results) -> Verdict:
         parts = []
@@ -353,9 +359,10 @@ def above(a: Place, limit: float) -> Callable[[Results], Verdict]:
                 parts.append(Part("missing", f"{label} (no {name_of(a)})"))
                 continue
             value = wide(cell)
-            sign: Sign = "shown" if value.low > limit else "contrary" if value.high < limit else "open"
-            text = f"{label} {value.mean:.2g} [{value.low:.2g}, {value.high:.2g}]"
-            parts.append(_unless_single(cell, Part(sign, text, _tail(cell, value.high - value.mean, limit - value.mean))))
+            sides: tuple[Sign, Sign] = ("contrary", "shown") if under else ("shown", "contrary")
+            sign: Sign = sides[0] if value.low > limit else sides[1] if value.high < limit else "open"
+            text, half = f"{label} {value.mean:.2g} [{value.low:.2g}, {value.high:.2g}]", (value.high - value.low) / 2
+            parts.append(_unless_single(cell, Part(sign, text, _tail(cell, half, abs(limit - value.mean)))))
         return together(parts)
 
     return predicate

@@ -13,10 +13,9 @@ from spar.studies.catalogue import STUDIES
 HEAD = """# What was measured
 
 Written by `spar study evidence` from the files in `results/`; no number and no verdict on this page was typed. A claim *holds* where the
-95 % intervals show it on every task that was judged, it *does not hold* where one shows the contrary surely enough for one among all of
-the claim's comparisons (Bonferroni), and it is *undecided* where intervals leave both open or scores differ by less than half a normalised
-point. Our datasets follow D4RL's recipes and are not D4RL's, so the paper's numbers stand beside ours for
-orientation only.
+95 % intervals show it on every task that was judged, it *does not hold* where one shows the contrary after Bonferroni's correction over the
+claim's comparisons, and it is *undecided* where intervals leave both open or scores differ by less than half a normalised point. Our
+datasets follow D4RL's recipes and are not D4RL's, so the paper's numbers stand beside ours for orientation only.
 """
 NOTHING = (
     "No study has been run yet: `results/` holds no study's file. `spar study list` shows what there is, `spar study NAME` runs one.\n"

@@ -122,7 +122,8 @@ TABLE2 = Study(
     claims=(
         Claim("The full pipeline is best", best("SPAR full", ("w/o Stage III", "Res. w/o LSI", "CVAE base", "Global SI"))),
         Claim(
-            "Self-imitation in the global action space collapses, to less than half of the CVAE base", collapses("Global SI", "CVAE base")
+            "On the harder tasks self-imitation in the global action space collapses, to less than half of the CVAE base",
+            collapses("Global SI", "CVAE base", "multimodal", "narrow", "sparse"),
         ),
         Claim("The gate of Stage III adds to the ungated residual", better("SPAR full", "w/o Stage III")),
         Claim("The improvement step adds to the fitted residual", better("SPAR full", "Res. w/o LSI")),

@@ -50,10 +50,9 @@ TABLE4 = Study(
               better(("λ_g = 0.5", "SPAR-MLP"), ("λ_g = 0", "SPAR-MLP"), "unimodal")),
         Claim("On narrow data a large weight costs SPAR-PLAS: lambda_g = 0.5 over 2",
               better(("λ_g = 0.5", "SPAR-PLAS"), ("λ_g = 2", "SPAR-PLAS"), "narrow")),
-        Claim("With dense data a large weight changes little: lambda_g = 0.5 and 2 within ten points, SPAR-MLP where unimodal",
-              alike(("λ_g = 0.5", "SPAR-MLP"), ("λ_g = 2", "SPAR-MLP"), 10.0, "unimodal")),
-        Claim("The same of SPAR-PROJ where multimodal",
-              alike(("λ_g = 0.5", "SPAR-PROJ"), ("λ_g = 2", "SPAR-PROJ"), 10.0, "multimodal")),
+        *(Claim(f"With dense data a large weight changes little: lambda_g = 0.5 and 2 of {name} within ten points",
+                alike(("λ_g = 0.5", name), ("λ_g = 2", name), 10.0, "unimodal", "multimodal"))
+          for name in ("SPAR-MLP", "SPAR-PLAS", "SPAR-PROJ")),
     ),
     notes=(
         "SPAR-PLAS with lambda_g = 0 leaves its latent policy as it was initialised. Otherwise lambda_g is all but inert there: the second "

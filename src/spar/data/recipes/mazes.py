@@ -26,7 +26,7 @@ def robotics(env_id: str, **kwargs: Any) -> gymnasium.Env:
     try:
         return gymnasium.make(f"gymnasium_robotics:{env_id}", disable_env_checker=True, **kwargs)
     except ModuleNotFoundError:
-        raise SparError(f"{env_id} needs gymnasium-robotics: pip install 'spar[robotics]'") from None
+        raise SparError(f"{env_id} needs gymnasium-robotics: `pip install '.[robotics]'` where spar's sources lie") from None
 
 
 @dataclass(frozen=True)

@@ -228,7 +228,9 @@ def download(dataset_id: str) -> Path:
     try:
         import minari
     except ImportError:
-        raise SparError(f"'{dataset_id}' is downloaded by the minari package, which is missing; pip install 'spar[minari]'") from None
+        raise SparError(
+            f"'{dataset_id}' is downloaded by the minari package, which is missing; `pip install '.[minari]'` where spar's sources lie"
+        ) from None
     server = _server()
     if not _answers(*server):
         hint = f"on a machine with a network run 'minari download {dataset_id}', then copy the folder to {root() / dataset_id}"
