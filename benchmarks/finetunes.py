@@ -6,7 +6,6 @@ One row for each finished `spar finetune`: the return of the offline policy, tha
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,16 +27,5 @@ def row(run: Path) -> list[str]:
     return [summary["dataset"]["name"], f"`{summary['algo']}`", f"{summary['steps']:,}", *scores, shown(summary["gain"], "+.1f"), ended]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--docs", action="store_true", help="also write the table into docs/finetune.md")
-    args = parser.parse_args()
-    text = page.table(HEADER, [row(run) for run in args.runs])
-    print(text)
-    if args.docs:
-        page.put(page.ROOT / "docs" / "finetune.md", "scores", text)
-
-
 if __name__ == "__main__":
-    main()
+    page.of_runs(__doc__, HEADER, lambda run: [row(run)], "finetune.md", "scores")

@@ -7,7 +7,6 @@ table into docs/failures.md.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +42,5 @@ def rows(run: Path) -> list[list[str]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--docs", action="store_true", help="also write the table into docs/failures.md")
-    args = parser.parse_args()
-    text = page.table(HEADER, [row for run in args.runs for row in rows(run)])
-    print(text)
-    if args.docs:
-        page.put(page.ROOT / "docs" / "failures.md", "gate", text)
-
-
 if __name__ == "__main__":
-    main()
+    page.of_runs(__doc__, HEADER, rows, "failures.md", "gate")

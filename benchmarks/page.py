@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from spar import files
@@ -25,3 +26,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def of_runs(about: str | None, header: Sequence[str], rows: Callable[[Path], Iterable[Sequence[str]]], place: str, mark: str) -> None:
+    """The command of a script that makes one table of run directories: `RUN [RUN ...] [--docs]`. `about` is the script's own docstring,
+    `rows` what a run says; with --docs the table also goes between the marks of docs/`place`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--docs", action="store_true", help=f"also write the table into docs/{place}")
+    args = parser.parse_args()
+    text = table(header, [row for run in args.runs for row in rows(run)])
+    print(text)
+    if args.docs:
+        put(ROOT / "docs" / place, mark, text)

@@ -6,7 +6,6 @@ One row a run: the rate, how often the targets moved, what is left of their firs
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 
@@ -33,16 +32,5 @@ def row(run: Path) -> list[str]:
     return [cfg.dataset, f"`{cfg.algo}`", f"{critic.polyak:g}", f"{moves:,}", f"{100 * left:.1f} %", moved, *returns]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--docs", action="store_true", help="also write the table into docs/readings.md")
-    args = parser.parse_args()
-    text = page.table(HEADER, [row(run) for run in args.runs])
-    print(text)
-    if args.docs:
-        page.put(page.ROOT / "docs" / "readings.md", "rates", text)
-
-
 if __name__ == "__main__":
-    main()
+    page.of_runs(__doc__, HEADER, lambda run: [row(run)], "readings.md", "rates")
