@@ -1,7 +1,7 @@
 """docs/comparisons.md from finished comparisons: python benchmarks/comparisons.py [results/runs/quick]
 
-Every folder below it with a comparison.json of several algorithms (`spar compare TASK --algos ... --out FOLDER/TASK`) becomes a section:
-its table, what SPAR's variants return over the best competitor with an interval, its notes, its pictures.
+Every folder below it with a comparison.json of SPAR and several competitors (`spar compare TASK --algos ... --out FOLDER/TASK`) becomes a
+section: its table, what SPAR's variants return over the best competitor with an interval, its notes, its pictures.
 """
 
 from __future__ import annotations
@@ -72,12 +72,18 @@ def section(folder: Path) -> str:
     return "\n\n".join(filter(None, [*parts, *report.notes(document), *pictures]))
 
 
+def _both_kinds(folder: Path) -> bool:
+    """Whether SPAR and competitors have finished there."""
+    rows = json.loads((folder / compare.NAME).read_text())["rows"]
+    return len({registry.get(row["run"]).gated for row in rows if "run" in row}) == 2 and len(rows) > 4
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="?", type=Path, default=page.ROOT / "results" / "runs" / "quick")
     found = {path.parent.name: path.parent for path in parser.parse_args().runs.glob(f"*/{compare.NAME}")}
     order = [sheet["name"] for sheet in sheets.known()]
-    several = [name for name in order if name in found and len(json.loads((found[name] / compare.NAME).read_text())["rows"]) > 4]
+    several = [name for name in order if name in found and _both_kinds(found[name])]
     files.write_text(PAGE, "\n\n".join([HEAD.rstrip(), *(section(found[name]) for name in several)]) + "\n")
     print(PAGE)
 

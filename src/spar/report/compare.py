@@ -24,7 +24,7 @@ SIZES = {
     "equal": "layers of equal width for all (SPAR has ten critics, its competitors as many as they publish)",
     "as published": "layers as published",
 }
-THRESHOLDS = 101  # of a performance profile
+THRESHOLDS, BANDS = 101, 6  # of a performance profile; of algorithms whose bands can be told apart
 PAGE = "comparison.html"
 
 
@@ -143,14 +143,15 @@ def learning_curves(folder: Path, summaries: dict[str, dict[str, Any]]) -> plt.F
 
 
 def profiles(summaries: dict[str, dict[str, Any]], document: dict[str, Any]) -> plt.Figure:
-    """Share of episodes that return more than a threshold, with pointwise 95 % intervals; the log's own episodes without."""
+    """Share of episodes that return more than a threshold, with pointwise 95 % intervals, of more than BANDS algorithms of SPAR's and the
+    anchor alone: bands of all would hide each other. The log's own episodes have none."""
     returns = {algo: np.asarray(summary["returns"]["policy"]) for algo, summary in summaries.items()}
     logged = np.asarray(next(iter(summaries.values()))["returns"]["behaviour"], np.float64)
     everything = np.concatenate([logged, *(values.ravel() for values in returns.values())])
     thresholds = np.linspace(everything.min(), everything.max(), THRESHOLDS)
     figure, axes = plt.subplots(figsize=(8, 4.2))
     for (algo, values), colour in zip(returns.items(), _colours(len(returns)), strict=True):
-        _profile(axes, values, thresholds, algo, colour)
+        _profile(axes, values, thresholds, algo, colour, band=len(returns) <= BANDS or bool(summaries[algo]["gate"]))
     anchored = next((s for s in summaries.values() if s["returns"]["anchor"] is not None), None)
     if anchored:
         _profile(axes, np.asarray(anchored["returns"]["anchor"]), thresholds, document["base"], ANCHOR_COLOUR)
@@ -163,10 +164,11 @@ def profiles(summaries: dict[str, dict[str, Any]], document: dict[str, Any]) -> 
     return figure
 
 
-def _profile(axes: plt.Axes, values: np.ndarray, thresholds: np.ndarray, label: str, colour: Any) -> None:
+def _profile(axes: plt.Axes, values: np.ndarray, thresholds: np.ndarray, label: str, colour: Any, band: bool = True) -> None:
     profile = stats.performance_profile(values, thresholds)
     axes.plot(thresholds, profile.share, color=colour, label=label)
-    axes.fill_between(thresholds, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0)
+    if band:
+        axes.fill_between(thresholds, profile.low, profile.high, color=colour, alpha=0.12, linewidth=0)
 
 
 def _legend(axes: plt.Axes) -> None:
