@@ -37,7 +37,7 @@ So few updates are a first look: these columns show that a dataset trains, and w
 how many hold 95 % of their variance, of all action dimensions.{notes}
 """
 HEADER = ("dataset", "transitions", "episodes", "behaviour", "normalised", "anchor", "95 % interval", "algorithm", "gain", "95 % interval",
-          "gate accepts", "delta_rho", "directions", "seeds", "updates", "commit")  # fmt: skip
+          "gate accepts", "delta_rho", "directions", "seeds", "updates", "target rate", "commit")  # fmt: skip
 
 
 def measured(run: api.Run) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def measured(run: api.Run) -> dict[str, Any]:
         "acceptance": summary["gate"]["acceptance"],
         "delta_rho": geometry["delta_rho"],
         "directions": [geometry["directions_with_95_percent_of_variance"], policy.act_dim],
+        "target_rate": run.config.config.critic.polyak,
         "commit": environment["commit"],
     }
 
@@ -68,7 +69,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{anchor['mean']:.4g}", f"[{anchor['low']:.4g}, {anchor['high']:.4g}]", row["algo"], f"{gain['mean']:+.4g}",
         f"[{gain['low']:+.4g}, {gain['high']:+.4g}]", percent(row["acceptance"]), f"{row['delta_rho']:.3f}",
         "{} of {}".format(*row["directions"]), str(len(row["seeds"])), f"{row['steps']['anchor']:,} + {row['steps']['residual']:,}",
-        (row["commit"] or "unknown")[:7],
+        f"{row['target_rate']:g}" if "target_rate" in row else "-", (row["commit"] or "unknown")[:7],
     )  # fmt: skip
 
 
@@ -83,11 +84,8 @@ def main() -> None:
     order = [sheet["name"] for sheet in sheets.known()]
     rows = {name: rows[name] for name in order if name in rows}
     files.write_json(STORE, rows)
-    notes = (
-        " Rows of unknown commit are of an earlier version, whose target critics followed more slowly; they are not reproduced by this one."
-        if any(row["commit"] is None for row in rows.values())
-        else ""
-    )
+    older = " Rows of unknown commit are of an earlier version and not reproduced by this one; those of target rate 0.02 are, with "
+    notes = f"{older}`--critic.polyak 0.02`." if any(row["commit"] is None for row in rows.values()) else ""
     missing = ", ".join(f"`{name}`" for name in order if name not in rows)
     notes += f" No run yet: {missing}." if missing else ""
     files.write_text(PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(notes=notes))

@@ -363,7 +363,7 @@ def test_flipped_bytes_never_surface_as_another_error(format: str, tmp_path: Pat
 
 def test_download_fails_at_once_and_says_what_to_do(datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
-    with pytest.raises(SparError, match=r"pip install 'spar\[minari\]'"):
+    with pytest.raises(SparError, match=r"pip install '\.\[minari\]'"):
         minari.download("D4RL/hopper/medium-v2")
     monkeypatch.undo()
     monkeypatch.setenv(minari.ROOT_VARIABLE, str(datasets))
