@@ -19,8 +19,19 @@ from spar.method import gate
 from spar.runs import experiment
 from spar.types import Spec
 
-HEADER = ("dataset", "updates of Stage I", "target rate", "critics moved", "seeds", "eta_rel", "return", "95 % interval", "gate accepts")
-RELATIVE = (0.03, 0.01, 0.005, 0.003, 0.001, 0.0)
+HEADER = (
+    "dataset",
+    "updates of Stage I",
+    "target rate",
+    "critics moved",
+    "seeds",
+    "eta_rel",
+    "return",
+    "95 % interval",
+    "by seed",
+    "accepts",
+)
+RELATIVE = (0.03, 0.01, 0.007, 0.005, 0.003, 0.001, 0.0)
 
 
 def rows(run: Path) -> list[list[str]]:
@@ -36,8 +47,9 @@ def rows(run: Path) -> list[list[str]]:
         rolled = [experiment.roll(evaluator, policy.with_gate(**changes), cfg.episodes, experiment.FINAL_SEED) for policy in policies]
         mean, low, high = stats.bootstrap(np.stack([one.returns for one in rolled]))
         accepts = np.mean([one.acceptance for one in rolled])
+        own = ", ".join(f"{one.returns.mean():.0f}" for one in rolled)
         seeds = ", ".join(map(str, cfg.seeds))
-        found.append([*trained, seeds, label, f"{mean:.0f}", f"[{low:.0f}, {high:.0f}]", f"{100 * accepts:.0f} %"])
+        found.append([*trained, seeds, label, f"{mean:.0f}", f"[{low:.0f}, {high:.0f}]", own, f"{100 * accepts:.0f} %"])
     evaluator.close()
     return found
 
