@@ -24,7 +24,7 @@ from spar.runs.config import from_dict, to_dict
 from spar.types import Batch, Spec, Transitions
 from tests import test_probes
 from tests.conftest import plant_log, tiny
-from tests.learning import Course, act, learn
+from tests.learning import Course, act, advance, learn
 
 BASELINES = [name for name in registry.ALGOS if name in presets.PRESETS]
 KEY = jax.random.key(0)
@@ -163,6 +163,25 @@ def test_frozen_parts_do_not_move(algo: str) -> None:
         for a, b in zip(jax.tree.leaves(getattr(before, part)), jax.tree.leaves(getattr(after, part)), strict=True):
             np.testing.assert_array_equal(a, b)
         assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+
+
+def targets(state: Any) -> Any:
+    """Of the critics."""
+    return (state.td3 if hasattr(state, "td3") else state).critics.target
+
+
+@pytest.mark.parametrize("algo", [name for name in BASELINES if hasattr(registry.get(name).default, "critic")])
+def test_a_stage_says_how_often_it_moves_the_target_critics(algo: str) -> None:
+    """Counted, in four updates of every stage."""
+    cfg, course, key = trained(algo).cfg, trained(algo).course, jax.random.key(7)
+    for number, stage in enumerate(registry.get(algo).stages):
+        state, moved = course.at_end_of(number), 0
+        for step in range(4):
+            after, _ = advance(stage.update, cfg, state, fixed_batch(), key, jnp.int32(step), jnp.int32(1))
+            pairs = zip(jax.tree.leaves(targets(state)), jax.tree.leaves(targets(after)), strict=True)
+            moved += any((np.asarray(old) != np.asarray(new)).any() for old, new in pairs)
+            state = after
+        assert moved == 4 * stage.moves, stage.name
 
 
 def test_onesteps_policy_starts_as_the_behaviour() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spar import api, cli, presets, registry
+from spar import api, cli, presets, registry, trainer
 from spar.runs.config import BUDGETS, RunConfig, run_config_from_dict, to_dict
 from spar.studies import grid
 from spar.types import SparError
@@ -160,11 +160,23 @@ def test_competitors_find_their_familys_settings_by_any_name() -> None:
         assert api.configure(name, "iql").needs.reward == "return-range" and not api.configure(name, "iql").needs.standardise
 
 
+WITH_TARGETS = [name for name, algo in registry.ALGOS.items() if hasattr(algo.default, "critic")]
+
+
+@pytest.mark.parametrize("algo", WITH_TARGETS)
+def test_one_rule_sets_the_rate_of_everyones_target_critics(algo: str) -> None:
+    published = registry.get(algo).default.critic.polyak
+    rate, moves = api.configure("hopper-medium", algo).config.critic.polyak, trainer.target_moves(registry.get(algo), 10_000, 6_000)
+    assert rate * moves == pytest.approx(500) and rate > published
+    for budget in ("standard", "paper"):
+        assert api.configure("hopper-medium", algo, budget=budget).config.critic.polyak == published
+    assert api.configure("hopper-medium", algo, steps_anchor=20, steps_residual=20).config.critic.polyak == api.FASTEST_TARGETS
+    assert api.configure("hopper-medium", algo, budget="paper", steps_anchor=20, steps_residual=20).config.critic.polyak == published
+
+
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_the_budgets_rate_of_targets_keeps_proportions_and_decay_takes_the_whole_run(budget: str) -> None:
+def test_decay_takes_the_whole_run(budget: str) -> None:
     means = BUDGETS[budget]
-    spar, onestep = (api.configure("hopper-medium", algo, budget=budget).config.critic.polyak for algo in ("spar-mlp", "onestep"))
-    assert spar == means.polyak and onestep == means.polyak_all / 2
     assert api.configure("hopper-medium", "iql", budget=budget).config.decay_steps == means.steps_anchor + means.steps_residual
     assert api.configure("hopper-medium", "iql", budget=budget, steps_anchor=7).config.decay_steps == 7 + means.steps_residual
 

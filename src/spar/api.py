@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spar import files, presets
+from spar import files, presets, trainer
 from spar.baselines import presets as baselines
 from spar.data import catalog, sheets
 from spar.data.episodes import Log
@@ -31,6 +31,8 @@ from spar.runs import finetune as online
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, DataConfig, EvalConfig, RunConfig, algorithm
 from spar.trainer import Settings
 from spar.types import SparError, Spec
+
+FASTEST_TARGETS = 0.1  # the rate of target critics that no budget exceeds, however few its steps
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,10 @@ def configure(
     if budget not in BUDGETS:
         raise SparError(f"no budget named '{budget}'; there are: {', '.join(BUDGETS)}")
     preset, means = preset_for(dataset), BUDGETS[budget]
+    steps = (
+        means.steps_anchor if steps_anchor is None else steps_anchor,
+        means.steps_residual if steps_residual is None else steps_residual,
+    )
     algo = algo or (preset.algo if preset else "spar-mlp")
     kind = algorithm(algo)
     published = baselines.preset_for(algo, preset.task if preset else presets.task_name(dataset))
@@ -131,15 +137,12 @@ def configure(
         config = published.config if published else kind.default
         if preset and published is None and kind.gated:
             config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
-        if hasattr(config, "critic"):  # rates that differ from the usual one keep their proportion to it
-            rate = config.critic.polyak * ((means.polyak if kind.gated else means.polyak_all) / BUDGETS["paper"].polyak)
+        if hasattr(config, "critic"):
+            least = means.settled / max(trainer.target_moves(kind, *steps), 1)
+            rate = max(config.critic.polyak, min(least, FASTEST_TARGETS))
             config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=rate))
         if getattr(config, "decay_steps", 0):  # over the whole run, however long that is
-            decay = sum(
-                own if given is None else given
-                for given, own in ((steps_anchor, means.steps_anchor), (steps_residual, means.steps_residual))
-            )
-            config = dataclasses.replace(config, decay_steps=decay)
+            config = dataclasses.replace(config, decay_steps=sum(steps))
     if equal_sizes and algo in baselines.PRESETS:
         config = baselines.equal_sizes(config)
     if batch_size is None:
@@ -150,8 +153,8 @@ def configure(
         env=EnvConfig(env) if isinstance(env, str) else env,
         episodes=episodes if episodes is not None else preset.episodes if preset else 10,
         seeds=tuple(seeds) if seeds is not None else means.seeds,
-        steps_anchor=means.steps_anchor if steps_anchor is None else steps_anchor,
-        steps_residual=means.steps_residual if steps_residual is None else steps_residual,
+        steps_anchor=steps[0],
+        steps_residual=steps[1],
         config=config,
         **{
             "data": DataConfig(reward_shift=preset.reward_shift if preset and published is None else 0.0, holdout=means.holdout),

@@ -73,6 +73,7 @@ class Stage:
     budget: Literal["anchor", "residual", "all"]  # which of the two step counts this stage draws on; all: their sum
     update: Callable[..., tuple[State, Metrics]]
     share: float = 1.0  # of that step count
+    moves: float = 0.0  # how often an update of this stage moves the target critics
     prepare: Callable[..., dict[str, jax.Array]] | None = None
     finish: Callable[..., dict[str, jax.Array]] | None = None
     reads: tuple[str, ...] = ()

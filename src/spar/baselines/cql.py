@@ -153,7 +153,7 @@ CQL = Algo(
     summary="CQL: conservative Q-learning on SAC",
     config=Config,
     default=Config(),
-    stages=(Stage("actor and critics", "all", update),),
+    stages=(Stage("actor and critics", "all", update, moves=1),),
     init=init,
     act=common.ungated(policy),
     export=export,

@@ -226,7 +226,7 @@ def _init(make_residual: Callable[[Any, Spec, jax.Array], Any]) -> Callable[...,
     return init
 
 
-STAGE_ONE = Stage("anchor and critics", "anchor", stage_one)
+STAGE_ONE = Stage("anchor and critics", "anchor", stage_one, moves=1)
 SHARES = (("anchor", "anchor"), ("critics", "critic"))
 
 MLP = Algo(
