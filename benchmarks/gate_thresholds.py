@@ -16,7 +16,7 @@ from spar.deploy import policy as deploy
 from spar.evaluate import stats
 from spar.evaluate.rollout import Evaluator
 from spar.method import gate
-from spar.runs import experiment
+from spar.runs import experiment, outcome
 from spar.types import Spec
 
 HEADER = (
@@ -44,7 +44,7 @@ def rows(run: Path) -> list[list[str]]:
     drift = max(abs(share) for share in experiment.read_summary(run)["critics"]["drift"].values())
     trained = [cfg.dataset, f"{cfg.steps_anchor:,}", f"{cfg.config.critic.polyak:g}", f"{100 * drift:.1f} %"]
     for label, changes in settings:
-        rolled = [experiment.roll(evaluator, policy.with_gate(**changes), cfg.episodes, experiment.FINAL_SEED) for policy in policies]
+        rolled = [outcome.roll(evaluator, policy.with_gate(**changes), cfg.episodes, outcome.FINAL_SEED) for policy in policies]
         mean, low, high = stats.bootstrap(np.stack([one.returns for one in rolled]))
         accepts = np.mean([one.acceptance for one in rolled])
         own = ", ".join(f"{one.returns.mean():.0f}" for one in rolled)

@@ -3,8 +3,9 @@
     python benchmarks/peers_returns.py [--algos bc td3bc iql] [--updates 10000] [--seeds 0 1 2] [--episodes 10] [--docs]
 
 Needs d3rlpy 2.8 and torch. Both sides get the same standardised observations, batches of 256, networks of 256 x 256, equal settings, and
-are rolled out from equal start states in the log's environment. What cannot be set equal: d3rlpy's AWAC adds SAC's entropy bonus to its
-targets, and its log sigma of AWAC and IQL is a sigmoid between two bounds. They draw their own weights and batches, so returns can only
+are rolled out from equal start states in the log's environment; the entropy bonus that d3rlpy's AWAC adds to its targets is taken out, CQL
+has one on both sides. What cannot be set equal: in d3rlpy the log sigma of AWAC and IQL is a sigmoid between two bounds, and its CQL starts
+from PyTorch's weights, ours from CORL's. They draw their own weights and batches, so returns can only
 agree in distribution: the table gives the difference of the means with its 95 % interval over seeds and episodes. Results are kept in
 results/peers-returns.json, an algorithm at a time; what is there is not computed again.
 """
@@ -32,11 +33,12 @@ from spar.data.episodes import Log
 from spar.evaluate import rollout, stats
 from spar.runs import environment
 from spar.runs.config import DataConfig, EvalConfig
-from spar.runs.experiment import FINAL_SEED
+from spar.runs.outcome import FINAL_SEED
 from spar.trainer import Settings
 from spar.types import DataNeeds
 
 HIDDEN, BATCH, RATE = (256, 256), 256, 3e-4
+NO_BONUS = -50.0  # of the logarithm of the entropy temperature
 RESULTS = page.ROOT / "results" / "peers-returns.json"
 
 
@@ -62,6 +64,7 @@ SAME: dict[str, dict[str, Any]] = {  # what of d3rlpy's settings differs from ou
         "multiplier_rate": 1e-4,
         "multiplier_start": 0.0,
         "log_std_offset": 0.0,
+        "backup_entropy": True,
     },
 }
 RATES = {"cql": 1e-4}  # of the actor
@@ -97,6 +100,8 @@ def theirs(algo: str, log: Log, updates: int, seeds: Sequence[int], episodes: in
         d3rlpy.seed(seed)
         learner = THEIRS[algo].create(device="cpu:0")
         learner.build_with_dataset(dataset)
+        if algo == "awac":
+            torch.nn.init.constant_(learner.impl.modules.log_temp._parameter, NO_BONUS)
         for _ in range(updates):
             learner.update(dataset.sample_transition_batch(BATCH))
         found.append(evaluator.run(acting(learner, scaler), episodes, FINAL_SEED).returns.tolist())

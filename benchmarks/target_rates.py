@@ -11,16 +11,19 @@ from pathlib import Path
 
 import page
 
-from spar import registry, trainer
+from spar import registry
 from spar.runs import experiment
 
 HEADER = ("dataset", "algorithm", "target rate", "moves", "left of the first values", "critics moved", "return", "95 % interval")
+
+MOVES = {"td3bc": 0.5, "spot": 0.9 * 0.5, "plas": 0.5, "onestep": 0.7}  # a competitor's share of updates that move its targets, if not all
 
 
 def row(run: Path) -> list[str]:
     cfg, summary = experiment.read_config(run), experiment.read_summary(run)
     critic = cfg.config.critic
-    moves = round(trainer.target_moves(registry.get(cfg.algo), cfg.steps_anchor, cfg.steps_residual))
+    both = cfg.steps_anchor + cfg.steps_residual
+    moves = cfg.steps_anchor if registry.get(cfg.algo).gated else round(MOVES.get(cfg.algo, 1.0) * both)
     left = math.exp(-moves * critic.polyak * (1 - critic.discount))
     health = summary.get("critics")
     moved = f"{100 * max(abs(share) for share in health['drift'].values()):.1f} %" if health else ""

@@ -26,6 +26,7 @@ from spar.report import compare as comparison
 from spar.report import console, page
 from spar.runs import auto, compare, diagnose, experiment
 from spar.runs.config import AUTO, CHOICES, AutoConfig, RunConfig, run_config_from_dict, to_dict
+from spar.runs.listener import Listener
 from spar.types import SparError
 from tests import test_compare
 from tests.conftest import TINY_FLAGS, tiny
@@ -51,7 +52,7 @@ def config(algo: str, **changes: Any) -> RunConfig:
     return dataclasses.replace(test_compare.config(CHOICES[0]), algo=AUTO, config=auto.union(tiny), **changes)
 
 
-def execute(folder: Path, cfg: RunConfig, log: Log, listener: experiment.Listener | None = None) -> Path:
+def execute(folder: Path, cfg: RunConfig, log: Log, listener: Listener | None = None) -> Path:
     """Begin the run, or go on with it."""
     if not folder.exists():
         experiment.create(folder, cfg, log)

@@ -14,17 +14,17 @@ import pytest
 from scipy import stats
 
 from spar import nets, registry
-from spar.baselines import common, cql, iql, lapo, presets, spot, td3
+from spar.baselines import common, cql, iql, lapo, onestep, presets, td3
 from spar.data.rows import from_rows
 from spar.data.scalers import Scaler
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
 from spar.method import gate
 from spar.runs.config import from_dict, to_dict
-from spar.types import Batch, Spec, Transitions
+from spar.types import Batch, Transitions
 from tests import test_probes
 from tests.conftest import plant_log, tiny
-from tests.learning import Course, act, advance, learn
+from tests.learning import Course, act, learn
 
 BASELINES = [name for name in registry.ALGOS if name in presets.PRESETS]
 KEY = jax.random.key(0)
@@ -78,13 +78,14 @@ def test_losses_fall_on_a_fixed_batch(algo: str) -> None:
 
 @pytest.mark.parametrize("algo", BASELINES)
 def test_equal_seeds_are_equal_to_the_bit_and_others_are_not(algo: str) -> None:
-    """The first part again; the seed decides the start, the batches and the noise."""
-    found, stages = trained(algo), len(registry.get(algo).stages)
-    again, other = (learn(algo, found.cfg, fixed_batch(), [STEPS // 4] + [0] * (stages - 1), seed).states[1] for seed in (7, 8))
-    first = jax.tree.leaves(found.course.states[1])
-    for a, b in zip(first, jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert any(not np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(other), strict=True))
+    """At the end of every stage; the seed decides the start, the batches and the noise."""
+    steps = [10] * len(registry.get(algo).stages)
+    first, again, other = (learn(algo, trained(algo).cfg, fixed_batch(), steps, seed) for seed in (7, 7, 8))
+    for stage in range(len(steps)):
+        one, same, different = (jax.tree.leaves(course.at_end_of(stage)) for course in (first, again, other))
+        for a, b in zip(one, same, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert any(not np.array_equal(a, b) for a, b in zip(one, different, strict=True))
 
 
 @pytest.mark.parametrize("algo", BASELINES)
@@ -152,36 +153,18 @@ def test_bad_observations_get_a_usable_action_and_the_reason() -> None:
     np.testing.assert_array_equal(policy.act(OBS[0], own).action, policy.act(OBS[0]).action)
 
 
-FROZEN = {"plas": {1: "cvae"}, "spot": {1: "density"}, "onestep": {1: "behaviour", 2: "behaviour"}}
+FROZEN = {"plas": {1: ("cvae",)}, "spot": {1: ("density",)}, "onestep": {1: ("behaviour", "actor"), 2: ("behaviour", "critics")}}
 
 
 @pytest.mark.parametrize("algo", FROZEN)
 def test_frozen_parts_do_not_move(algo: str) -> None:
     course = trained(algo).course
-    for stage, part in FROZEN[algo].items():
+    for stage, parts in FROZEN[algo].items():
         before, after = course.at_end_of(stage - 1), course.at_end_of(stage)
-        for a, b in zip(jax.tree.leaves(getattr(before, part)), jax.tree.leaves(getattr(after, part)), strict=True):
-            np.testing.assert_array_equal(a, b)
+        for part in parts:
+            for a, b in zip(jax.tree.leaves(getattr(before, part)), jax.tree.leaves(getattr(after, part)), strict=True):
+                np.testing.assert_array_equal(a, b)
         assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
-
-
-def targets(state: Any) -> Any:
-    """Of the critics."""
-    return (state.td3 if hasattr(state, "td3") else state).critics.target
-
-
-@pytest.mark.parametrize("algo", [name for name in BASELINES if hasattr(registry.get(name).default, "critic")])
-def test_a_stage_says_how_often_it_moves_the_target_critics(algo: str) -> None:
-    """Counted, in four updates of every stage."""
-    cfg, course, key = trained(algo).cfg, trained(algo).course, jax.random.key(7)
-    for number, stage in enumerate(registry.get(algo).stages):
-        state, moved = course.at_end_of(number), 0
-        for step in range(4):
-            after, _ = advance(stage.update, cfg, state, fixed_batch(), key, jnp.int32(step), jnp.int32(1))
-            pairs = zip(jax.tree.leaves(targets(state)), jax.tree.leaves(targets(after)), strict=True)
-            moved += any((np.asarray(old) != np.asarray(new)).any() for old, new in pairs)
-            state = after
-        assert moved == 4 * stage.moves, stage.name
 
 
 def test_onesteps_policy_starts_as_the_behaviour() -> None:
@@ -251,6 +234,49 @@ def test_cqls_penalty_against_a_loop() -> None:
         assert penalty[i] == pytest.approx(np.mean(rises), rel=1e-4)
 
 
+def test_onesteps_reverse_kl_is_that_of_quadrature() -> None:
+    """KL(pi || behaviour) in one dimension, pi truncated to the box and the behaviour not; Q is taken off."""
+    obs, grid = jnp.asarray(test_probes.EYE[:1]), np.linspace(-1, 1, 20001)
+    rows = jax.tree.map(lambda column: column[:1], test_probes.transitions())._replace(obs=obs)
+    cfg = dataclasses.replace(trained("onestep").cfg, operator="reverse-kl", alpha=0.3)
+    state, uniform = trained("onestep").state, (jnp.arange(4000)[:, None, None] + 0.5) / 4000
+
+    @jax.jit
+    def both() -> tuple[Any, ...]:
+        args = (state.behaviour.params, state.critics.params, rows, uniform)
+        loss, metrics = onestep.reverse_kl_loss(cfg, state.actor.params, *args)
+        return loss, metrics, onestep.gaussian(state.actor.params, obs), onestep.gaussian(state.behaviour.params, obs)
+
+    loss, metrics, (mean, log_std), (other_mean, other_log_std) = both()
+    own = stats.truncnorm((-1 - mean) / np.exp(log_std), (1 - mean) / np.exp(log_std), mean, np.exp(log_std))
+    density = own.pdf(grid)[0]
+    log_ratio = np.maximum(own.logpdf(grid)[0], -1e6) - stats.norm(other_mean, np.exp(other_log_std)).logpdf(grid)[0]
+    assert float(metrics["divergence"]) == pytest.approx(
+        np.trapezoid(np.where(density > 0, density * log_ratio, 0.0), grid), rel=1e-2, abs=1e-3
+    )
+    assert float(loss) == pytest.approx(0.3 * float(metrics["divergence"]) - float(metrics["policy_q"]), rel=1e-4)
+
+
+def test_cqls_entropy_bonus_is_in_the_target_where_it_is_asked_for() -> None:
+    """Against the same update with rewards that hold the bonus already."""
+    plain = dataclasses.replace(trained("cql").cfg, gap=None)
+    bonus, rows = dataclasses.replace(plain, backup_entropy=True), fixed_batch()
+    rows, state, key = jax.tree.map(lambda column: column[:8], rows), trained("cql").state, jax.random.key(3)
+    rows = rows._replace(terminated=jnp.zeros(8))
+
+    @jax.jit
+    def outcome() -> tuple[Any, ...]:
+        _, next_key, _ = jax.random.split(key, 3)
+        _, log_prob = cql.sample(plain, state.actor.params, rows.next_obs, jax.random.normal(next_key, (1, *rows.action.shape)))
+        taken = -plain.critic.discount * jnp.exp(state.log_alpha.params) * log_prob[0]
+        own = cql.update(bonus, state, Batch(rows, {}), key, jnp.int32(9))[1]
+        same = cql.update(plain, state, Batch(rows._replace(reward=rows.reward + taken), {}), key, jnp.int32(9))[1]
+        return own["td_loss"], same["td_loss"], jnp.abs(taken).min()
+
+    own, same, least = map(float, outcome())
+    assert own == pytest.approx(same, rel=1e-4) and least > 0
+
+
 def test_iqls_policy_rate_falls_to_nothing() -> None:
     rate = iql.actor_rate(iql.Config(decay_steps=100))
     assert [round(float(rate(step)), 9) for step in (0, 50, 100)] == [3e-4, 1.5e-4, 0.0]
@@ -269,92 +295,6 @@ def test_lapo_takes_its_statistics_from_the_whole_data() -> None:
         )
     )(found.state)
     np.testing.assert_allclose(action, found.state.action_mean + found.state.action_std * raw, atol=1e-5)
-
-
-# SPOT's density
-
-
-def test_spots_estimate_tends_to_the_density_and_never_exceeds_it_on_average() -> None:
-    """One latent and one action dimension: log p(a|s) by quadrature over z, and the estimate for growing L."""
-    cfg = common.CVAEConfig(hidden=(16,), latent_per_action=1, kl_weight=0.5)
-    params = common.start_cvae(cfg, Spec(7, 1), KEY).params
-    obs, action = jnp.asarray(OBS[:4]), jnp.array([[-0.5], [0.0], [0.3], [0.8]])
-    z = jnp.linspace(-8, 8, 2001)[:, None, None] * jnp.ones((1, 4, 1))
-    sigma = np.sqrt(cfg.kl_weight / 2)  # beta A / (2 Z)
-    decoded = np.asarray(common.decode(params, obs, z))
-    density = stats.norm.pdf(np.asarray(action), decoded, sigma)[..., 0] * stats.norm.pdf(np.asarray(z))[..., 0]
-    exact = np.log(np.trapezoid(density, dx=16 / 2000, axis=0))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def estimate(count: int) -> jax.Array:
-        keys = jax.random.split(KEY, 2000 // count)
-        draw = lambda key: spot.cvae_log_prob(cfg, params, obs, action, jax.random.normal(key, (count, 4, 1)))  # noqa: E731
-        return jax.lax.map(draw, keys).mean(0)
-
-    one, ten, many = (np.asarray(estimate(count)) for count in (1, 10, 1000))
-    np.testing.assert_allclose(many, exact, atol=0.02)
-    assert (one < ten + 0.02).all() and (ten < exact + 0.02).all() and (one < exact).all()
-
-
-def test_spots_penalty_has_the_units_of_the_elbo_for_every_l() -> None:
-    """L = 1 is the closed-form ELBO; a larger L tightens the bound, in the same units; the KL sampled or in closed form is one mean."""
-    cfg = spot.Config(cvae=common.CVAEConfig(hidden=(16,)))
-    params = common.start_cvae(cfg.cvae, Spec(7, 2), KEY).params
-    obs, action = jnp.asarray(OBS[:8]), jnp.asarray(np.random.default_rng(1).uniform(-1, 1, size=(8, 2)), jnp.float32)
-
-    @jax.jit
-    def means() -> tuple[jax.Array, ...]:
-        def once(key: jax.Array) -> tuple[jax.Array, ...]:
-            penalties = [spot.penalty(dataclasses.replace(cfg, samples=k), params, obs, action, key) for k in (1, 2, 50)]
-            return (*penalties, spot.cvae_log_prob(cfg.cvae, params, obs, action, jax.random.normal(key, (1, 8, 4))))
-
-        return jax.tree.map(lambda x: x.mean(0), jax.lax.map(once, jax.random.split(KEY, 500)))
-
-    elbo, two, fifty, single = (np.asarray(value) for value in means())
-    assert (two < elbo + 0.01).all() and (fifty < two + 0.01).all()
-    constant = 0.5 * 2 * np.log(np.pi * cfg.cvae.kl_weight / cfg.cvae.latent_per_action)
-    np.testing.assert_allclose(-cfg.cvae.kl_weight / 4 * (single + constant), elbo, atol=0.05)
-
-
-def test_spots_lambda_decays_online_to_its_floor() -> None:
-    cfg = spot.Config(lam=0.5, online_steps=100, online_floor=0.2)
-    assert [round(float(spot.online_lam(cfg, jnp.int32(step))), 4) for step in (0, 40, 80, 200)] == [0.5, 0.3, 0.1, 0.1]
-
-
-def test_spot_goes_on_online_from_its_offline_state() -> None:
-    """The online update at step 0 is the offline one; later its lambda is smaller; the density does not move."""
-    found, batch = trained("spot"), Batch(jax.tree.map(lambda column: column[:16], fixed_batch()), {})
-
-    @jax.jit
-    def both(state: Any) -> tuple[Any, Any]:
-        offline = spot.update(found.cfg, state, batch, KEY, jnp.int32(0))
-        return offline[0], registry.get("spot").online(found.cfg, state, batch, KEY, jnp.int32(0))
-
-    offline, (online, metrics) = both(found.state)
-    for a, b in zip(jax.tree.leaves(offline), jax.tree.leaves(online), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert float(metrics["lambda"]) == pytest.approx(found.cfg.lam)
-    for a, b in zip(jax.tree.leaves(online.density), jax.tree.leaves(found.state.density), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_spot_without_its_parts() -> None:
-    """A Gaussian density is a log likelihood; without normalisation the actor's loss is -Q + lambda times the penalty."""
-    found, rows = trained("spot"), jax.tree.map(lambda column: column[:16], fixed_batch())
-    cfg = dataclasses.replace(found.cfg, normalise_q=False, density="gaussian", actor=dataclasses.replace(found.cfg.actor, dropout=0.0))
-
-    @jax.jit
-    def parts(state: Any) -> tuple[jax.Array, ...]:
-        density = spot.init(cfg, Spec(7, 1), KEY).density.params
-        loss, metrics = spot.actor_loss(cfg, state.td3.actor.params, state.td3.critics.params, density, rows, KEY, 0.5)
-        action = td3.policy(cfg.actor, state.td3.actor.params, rows.obs)
-        mean, raw = jnp.split(common.mlp(density, rows.obs), 2, -1)
-        q = common.first_q(cfg.critic, state.td3.critics.params, rows.obs, action)
-        return loss, metrics["support_loss"], q, action, mean, raw
-
-    loss, support, q, action, mean, raw = (np.asarray(value) for value in parts(found.state))
-    assert support == pytest.approx(-stats.norm.logpdf(action, mean, np.exp(raw)).sum(-1).mean(), rel=1e-4)
-    assert loss == pytest.approx(-q.mean() + 0.5 * support, rel=1e-4)
 
 
 # Presets

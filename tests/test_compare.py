@@ -24,6 +24,7 @@ from spar.report import compare as report
 from spar.runs import cache, compare, environment, experiment
 from spar.runs.cache import Cache, code
 from spar.runs.config import DataConfig, EvalConfig, RunConfig
+from spar.runs.listener import Listener, Silent
 from spar.types import SparError
 from tests.conftest import plant_log, plant_rows, tiny
 
@@ -50,7 +51,7 @@ def config(algo: str, **changes: Any) -> RunConfig:
     return dataclasses.replace(cfg, **changes)
 
 
-class Recorder(experiment.Silent):
+class Recorder(Silent):
     """Remembers the stages that were trained, and can stop the process at one of them."""
 
     def __init__(self, stop_in: str = "never") -> None:
@@ -77,7 +78,7 @@ def same_run(one: Path, two: Path) -> None:
     assert measured[0] == measured[1]
 
 
-def run(folder: Path, cfgs: list[RunConfig], listener: experiment.Listener | None = None) -> list[tuple[str, str]]:
+def run(folder: Path, cfgs: list[RunConfig], listener: Listener | None = None) -> list[tuple[str, str]]:
     return list(compare.execute(folder, cfgs, LOG, listener))
 
 
@@ -165,6 +166,8 @@ def test_the_place_depends_on_all_that_decides_and_on_nothing_else(tmp_path: Pat
     base, cfg = place("spar-mlp"), config("spar-mlp")
     critic = dataclasses.replace(cfg.config, critic=dataclasses.replace(cfg.config.critic, expectile=0.9))
     gate = dataclasses.replace(cfg.config, gate=dataclasses.replace(cfg.config.gate, eta_rel=0.5))
+    penalty = dataclasses.replace(cfg.config, critic=dataclasses.replace(cfg.config.critic, lambda_u=2.0))
+    assert base == place("spar-mlp", config=penalty)  # read after the first stage alone
     assert base == place("spar-proj") == place("spar-plas", steps_residual=99) == place("spar-mlp", config=gate, episodes=7, dataset="else")
     changes: list[dict[str, Any]] = [
         {"fingerprint": "g"}, {"config": critic}, {"seeds": (3,)}, {"steps_anchor": 21}, {"data": DataConfig(holdout=0.2)},

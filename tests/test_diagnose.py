@@ -20,7 +20,7 @@ from spar.deploy import policy as deploy
 from spar.diagnose import calibration, conflict, deferral, geometry, support, traces
 from spar.evaluate.rollout import Evaluator
 from spar.method import gate, residual
-from spar.runs import diagnose, experiment
+from spar.runs import diagnose, experiment, outcome
 from spar.runs.config import DataConfig, EvalConfig
 from spar.types import Batch, SparError, Spec
 from tests.conftest import plant_log, tiny
@@ -345,7 +345,7 @@ def test_gate_statistics_are_counts(run: Path) -> None:
     assert sum(found["reasons"].values()) == pytest.approx(1)
     assert found["return_deferring_less"] * 2 + found["return_deferring_more"] * 2 == pytest.approx(sum(found["episode_return"]))
     policy = deploy.load(run)
-    rolled = experiment.roll(Evaluator(ENV, Spec(policy.obs_dim, policy.act_dim)), policy, 4, 7)
+    rolled = outcome.roll(Evaluator(ENV, Spec(policy.obs_dim, policy.act_dim)), policy, 4, 7)
     assert found["episode_return"] == pytest.approx(rolled.returns.tolist())
 
 

@@ -23,6 +23,7 @@ from spar.deploy.policy import Policy
 from spar.method import anchor, critics, flow, gate, residual, spar
 from spar.runs import checkpoint, experiment, finetune
 from spar.runs.config import EvalConfig
+from spar.runs.listener import Silent
 from spar.types import Batch, SparError, Spec, Transitions
 from tests.conftest import plant_log, plant_rows, tiny
 from tests.test_finetune import ENV, pendulum_log
@@ -360,7 +361,7 @@ def test_a_run_is_cut_goes_on_and_is_finetuned(algo: str, kind: anchor.Kind, tmp
         loop=trainer.Settings(batch_size=16, log_every=10, checkpoint_seconds=0.0), eval=EvalConfig(every=0),
     )  # fmt: skip
 
-    class Cut(experiment.Silent):
+    class Cut(Silent):
         def stage(self, name: str, done: int, total: int) -> None:
             self.name = name
 

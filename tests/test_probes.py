@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 from spar.baselines import common
+from spar.data.episodes import HostRows
+from spar.data.rows import from_rows
 from spar.types import Transitions
 from tests.conftest import tiny
 from tests.learning import act, learn
@@ -121,6 +123,22 @@ def test_steps_the_later_reward_is_credited(algo: str) -> None:
     assert action(algo, "first") > 0.4
 
 
+def test_ends_are_those_of_a_log_with_truncated_episodes() -> None:
+    """`loop` as recorded: episodes that time ended, not the process; `exit` as one that ended by itself. Rows that train say just that."""
+    rows = transitions()
+    obs, action, reward, next_obs = (np.asarray(column) for column in (rows.obs, rows.action, rows.reward, rows.next_obs))
+    over = np.asarray(rows.terminated) > 0
+    looping = obs.argmax(1) == STATES.index("loop")
+    log = from_rows("probe", obs, action, reward, over, ~over & (~looping | (np.arange(len(obs)) % 20 == 19)), next_obs)
+    assert log.truncated[looping].sum() == looping.sum() / 20 and not log.terminated[looping].any()
+    columns = {
+        name: np.asarray(value) for name, value in HostRows(log, log.scaler(False)).on_device()._asdict().items() if value is not None
+    }
+    np.testing.assert_array_equal(columns["terminated"], over)
+    np.testing.assert_allclose(columns["next_obs"], next_obs)
+    np.testing.assert_allclose(columns["reward"], reward)
+
+
 @pytest.mark.parametrize("algo", CRITICS)
 def test_ends_a_truncated_step_bootstraps_and_a_terminated_one_does_not(algo: str) -> None:
     assert q(algo, "loop", 0.0) == pytest.approx(1 / (1 - GAMMA), rel=0.15)
@@ -132,6 +150,17 @@ def test_trap_the_policy_stays_where_the_data_is(algo: str) -> None:
     assert -0.75 < action(algo, "trap") < 0.3
     if algo in ("bcq", "plas", "lapo", "spot"):
         assert q(algo, "trap", 1.0) > q(algo, "trap", 0.0)  # the critic invites it
+
+
+@pytest.mark.parametrize(
+    ("algo", "changes"), [("onestep", {"operator": "reverse-kl", "alpha": 0.1}), ("td3bc", {"alpha": 0.5}), ("cql", {"weight": 5.0})]
+)
+def test_trap_holds_with_the_published_kind_of_constraint(algo: str, changes: dict[str, Any]) -> None:
+    """Onestep's default operator; TD3+BC with cloning that outweighs this slope (alpha = 2.5 lets it go to 0.5); CQL with a penalty that
+    counts beside rewards of about 1."""
+    _, _, found = settle(algo, **changes)
+    assert -0.75 < found[STATES.index("trap")] < 0.3
+    assert found[STATES.index("first")] > 0.2 or algo == "td3bc"
 
 
 def test_trap_catches_an_unconstrained_actor() -> None:

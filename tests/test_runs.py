@@ -131,7 +131,7 @@ def test_the_summary_is_what_the_shipped_policy_does(hopper_run: Path) -> None:
     """Roll out the loaded bundle by hand from the same start states: the same returns."""
     import gymnasium
 
-    from spar.runs.experiment import FINAL_SEED
+    from spar.runs.outcome import FINAL_SEED
 
     policy, env = spar.load_policy(hopper_run, seed=42), gymnasium.make("Hopper-v5")
     reported = spar.Run(hopper_run).summary["returns"]["policy"][1]

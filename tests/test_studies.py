@@ -19,6 +19,7 @@ from spar.evaluate import scores
 from spar.presets import PRESETS
 from spar.runs import config, experiment, tables
 from spar.runs.config import BUDGETS, BudgetSteps
+from spar.runs.listener import Silent
 from spar.studies import evidence, grid, paper, results, run
 from spar.studies.catalogue import STUDIES
 from spar.studies.grid import Measurement, Study, Variant
@@ -97,7 +98,7 @@ def test_studies_share_runs_and_a_deleted_one_alone_is_redone(places: tuple[Path
 
 
 def test_a_study_goes_on_where_it_was_cut_off(places: tuple[Path, Path], tmp_path: Path) -> None:
-    class Stop(experiment.Silent):
+    class Stop(Silent):
         def stage(self, name: str, done: int, total: int) -> None:
             if "lambda_g=2: residual" in name:
                 raise KeyboardInterrupt
@@ -139,6 +140,19 @@ def test_the_page_follows_every_number(places: tuple[Path, Path], tmp_path: Path
         results.write(folder / "table4.json", changed)
         assert evidence.page(folder, out) != page, change
     results.write(folder / "table4.json", table)
+    for name in ("table3", "figure3"):  # whose cells were measured
+        measured = results.read(folder / f"{name}.json")
+        for change in ("samples", "value", "seeds"):
+            changed = json.loads(json.dumps(measured))
+            cell = next(one for one in changed["cells"] if one["samples"])
+            cell[change] = {
+                "samples": [[value + 1 for value in row] for row in cell["samples"]],
+                "value": {key: value + 1 for key, value in cell["value"].items()},
+                "seeds": [value + 1 for value in cell["seeds"]],
+            }[change]
+            results.write(folder / f"{name}.json", changed)
+            assert evidence.page(folder, out) != page, (name, change)
+        results.write(folder / f"{name}.json", measured)
     assert evidence.page(folder, out) == page
     (folder / "table4.json").unlink()
     assert "Not run yet: `table4`" in evidence.page(folder, out)
@@ -154,7 +168,7 @@ def test_the_committed_page_is_what_the_results_say() -> None:
 
 def test_compare_makes_and_finds_the_studies_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With few updates in the name of the quick budget."""
-    monkeypatch.setitem(BUDGETS, "quick", BudgetSteps(4, 4, (0,), 4, 0.05, 0.02, 0.02, 2))
+    monkeypatch.setitem(BUDGETS, "quick", BudgetSteps(4, 4, (0,), 4, 0.05, {}, 2))
     folder = tmp_path / "runs" / "quick" / TASK
     assert cli.main(["compare", TASK, "--algos", "spar-mlp", "--seeds", "0", "--out", str(folder)]) == 0
     before = stamps(tmp_path)
@@ -211,7 +225,7 @@ def test_every_declared_variant_can_be_configured(budget: str) -> None:
     for study in STUDIES.values():
         for name in study.tasks:
             task, named = grid.task(name), dict[str, Any]()
-            assert task.paper is not None
+            assert task.regime is not None
             probes = [variant for measurement in study.measurements for variant in measurement.of(task)]
             for variant in [*study.variants(task, budget), *probes]:
                 key, cfg = grid.configure(task, variant, budget, (0,))
@@ -244,7 +258,7 @@ def test_the_studies_ask_what_the_paper_varied() -> None:
                 assert set(columns) <= {v.column for v in own if row in ("", v.row)} | set(study.quoted), (name, short)
     neighbours = {variant.column for variant in STUDIES["table8"].variants(grid.task("walker2d-medium-replay"), "quick")}
     assert neighbours == {"as in Table 8", "τ = 0.9", "λ_u = 2", "soft", "T = 0.3", "λ_g = 0.5", "SPAR-PROJ"}
-    assert len(list(STUDIES["readings"].variants(grid.task(TASK), "paper"))) == 4 + (2 + 1) + 3 + 3 + 2 + 3 * 2
+    assert len(list(STUDIES["readings"].variants(grid.task(TASK), "paper"))) == 4 + (2 + 1) + 3 + 3 + 2 + 3 * 2 + 1 * 2
     algos = {variant.algo for variant in STUDIES["table1"].variants(grid.task(TASK), "quick")}
     assert algos == set(registry.ALGOS)
 

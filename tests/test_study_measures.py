@@ -17,7 +17,7 @@ from spar.data.episodes import Log
 from spar.deploy import policy as deploy
 from spar.diagnose import conflict as conflicts
 from spar.method import gate, topology
-from spar.runs import experiment
+from spar.runs import experiment, outcome, rows
 from spar.runs.checkpoint import last_state
 from spar.runs.config import DataConfig, EvalConfig
 from spar.studies import measure, measure_actions, measure_latency_child
@@ -90,7 +90,7 @@ def by_hand(policy: deploy.Policy, episodes: int, eta_rel: float) -> tuple[list[
     always, returns, accepted = policy.with_gate(**gate.ALWAYS_RESIDUAL), [], []
     for episode in range(episodes):
         env, total, over = ENV.make(), 0.0, False
-        obs, _ = env.reset(seed=experiment.FINAL_SEED + episode)
+        obs, _ = env.reset(seed=outcome.FINAL_SEED + episode)
         while not over:
             s, candidates = policy.scaler.obs_in(obs[None]), [policy.anchor_action(obs[None]), always.act(obs[None]).action]
             q_base, q = (float(policy.q_rob(s, policy.scaler.action_in(action))[0]) for action in candidates)
@@ -108,11 +108,11 @@ def test_conflict_is_a_mean_over_groups_of_batches(pendulum: tuple[Path, Log], p
     run, log = pendulum
     document, _ = measure.conflict(run, log, groups=3)
     cfg = experiment.read_config(run)
-    rows = experiment.training_rows(log.split(cfg.data.holdout)[0], cfg.needs, cfg.data)
+    trained = rows.training_rows(log.split(cfg.data.holdout)[0], cfg.needs, cfg.data)
     state = last_state(run, cfg, log.spec, [3])
-    columns = trainer.prepare(registry.get(cfg.algo).stages[-1], cfg.config, state, rows)
+    columns = trainer.prepare(registry.get(cfg.algo).stages[-1], cfg.config, state, trained)
     one, own = jax.tree.map(lambda leaf: leaf[0], (state, columns))
-    groups = [conflicts.measure(cfg.config, one, rows, own, 32, seed=i) for i in range(3)]
+    groups = [conflicts.measure(cfg.config, one, trained, own, 32, seed=i) for i in range(3)]
     for reading in ("alone", "in_training"):
         for name in ("dd", "vsd", "step", "opposing_share"):
             values = np.array([group[reading][name] for group in groups if group])

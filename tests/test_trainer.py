@@ -16,6 +16,7 @@ import pytest
 
 from spar import registry, trainer
 from spar.data import blocks
+from spar.data.episodes import HostRows
 from spar.types import Stage, Transitions
 from tests.conftest import GATED, plant_log, tiny
 
@@ -105,6 +106,30 @@ def test_resumed_equals_uninterrupted_to_the_bit(algo: str, cut: int) -> None:
     whole, chunks = fit(algo, [0], STEPS[algo])
     resumed, _ = fit(algo, [0], STEPS[algo], start=chunks[cut].snapshot)
     equal(whole.state, resumed.state)
+
+
+@pytest.mark.parametrize("algo", [name for name, kind in registry.ALGOS.items() if not kind.gated])
+def test_a_competitor_resumes_to_the_bit(algo: str) -> None:
+    """Cut in the middle, wherever its stages and the statistics that it took at the start then are."""
+    record, cfg = registry.get(algo), tiny(algo)
+    rows = HostRows(LOG, LOG.scaler(), next_action=record.data.next_action).on_device()
+    steps, chunks = trainer.stage_steps(record, 20, 15), list[trainer.Chunk]()
+
+    def go_on(start: trainer.Snapshot) -> trainer.Snapshot:
+        return trainer.run(record, cfg, rows, [0], steps, SETTINGS, start, chunks.append)
+
+    whole = go_on(trainer.start(record, cfg, LOG.spec, [0]))
+    equal(whole.state, go_on(chunks[len(chunks) // 2].snapshot).state)
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(whole.state) if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def test_the_first_stage_does_not_read_what_is_said_to_be_for_later() -> None:
+    """To the bit, so runs that differ in it may share that stage."""
+    record = registry.get("spar-mlp")
+    assert record.later == (("critic", "lambda_u"),) and all(registry.get(algo).later == record.later for algo in GATED)
+    one, two = (fit("spar-mlp", [0], [9, 0], critic={"lambda_u": value})[0] for value in (0.0, 2.0))
+    for field, _ in record.shares:
+        equal(getattr(one.state, field), getattr(two.state, field))
 
 
 def test_metrics_are_means_over_the_chunk() -> None:

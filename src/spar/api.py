@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spar import files, presets, trainer
+from spar import files, presets
 from spar.baselines import presets as baselines
 from spar.data import catalog, sheets
 from spar.data.episodes import Log
@@ -25,14 +25,13 @@ from spar.evaluate.rollout import Evaluator
 from spar.report import compare as compared
 from spar.report import finetune as tuned
 from spar.report import page
-from spar.runs import auto, experiment
+from spar.runs import auto, experiment, outcome
 from spar.runs import compare as comparison
 from spar.runs import finetune as online
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, DataConfig, EvalConfig, RunConfig, algorithm
+from spar.runs.listener import Listener, Silent
 from spar.trainer import Settings
 from spar.types import SparError, Spec
-
-FASTEST_TARGETS = 0.1  # the rate of target critics that no budget exceeds, however few its steps
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,7 @@ class Run:
         """The trained policy of `seed`, or of the first seed."""
         return deploy.load(self.folder / "policy", seed)
 
-    def evaluate(
-        self, episodes: int = 10, env: str | None = None, seed: int = 0, listener: experiment.Listener | None = None
-    ) -> dict[str, Any]:
+    def evaluate(self, episodes: int = 10, env: str | None = None, seed: int = 0, listener: Listener | None = None) -> dict[str, Any]:
         """Roll out the policies anew: anchor, ungated and gated, `episodes` each from the start states of `seed`.
 
         Returns what summary.json holds under the same keys (returns, intervals, gain, normalised, gate), and keeps it in the run
@@ -72,8 +69,8 @@ class Run:
         policies = {s: self.policy(s) for s in cfg.seeds}
         first = policies[cfg.seeds[0]]
         evaluator = Evaluator(where, Spec(first.obs_dim, first.act_dim))
-        start = experiment.LATER_SEED + experiment.SEED_SPACING * seed
-        returns, acceptance = experiment.evaluate_policies(policies, evaluator, episodes, start, listener or experiment.Silent())
+        start = outcome.LATER_SEED + outcome.SEED_SPACING * seed
+        returns, acceptance = outcome.evaluate_policies(policies, evaluator, episodes, start, listener or Silent())
         evaluator.close()
         result = {
             **{key: summary[key] for key in ("dataset", "algo", "seeds")},
@@ -82,7 +79,7 @@ class Run:
             "evaluation_seed": seed,
             "returns": {"behaviour": summary["returns"]["behaviour"], **returns},
             "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"} if acceptance else None,
-            **experiment.measures(where.task, summary["returns"]["behaviour"], returns),
+            **outcome.measures(where.task, summary["returns"]["behaviour"], returns),
         }
         kept = self.folder / "evaluations"
         kept.mkdir(exist_ok=True)
@@ -137,10 +134,8 @@ def configure(
         config = published.config if published else kind.default
         if preset and published is None and kind.gated:
             config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
-        if hasattr(config, "critic"):
-            least = means.settled / max(trainer.target_moves(kind, *steps), 1)
-            rate = max(config.critic.polyak, min(least, FASTEST_TARGETS))
-            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=rate))
+        if algo in means.polyak:
+            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak[algo]))
         if getattr(config, "decay_steps", 0):  # over the whole run, however long that is
             config = dataclasses.replace(config, decay_steps=sum(steps))
     if equal_sizes and algo in baselines.PRESETS:
@@ -192,7 +187,7 @@ def train(
     config: Any = None,
     *,
     out: str | Path | None = None,
-    listener: experiment.Listener | None = None,
+    listener: Listener | None = None,
     **settings: Any,
 ) -> Run:
     """Train on a dataset (embedded name, path, or a Log built by `spar.from_rows`) and return the finished run.
@@ -212,7 +207,7 @@ def train(
     return finish(folder, log, listener)
 
 
-def resume(folder: str | Path, log: Log | None = None, listener: experiment.Listener | None = None) -> Run:
+def resume(folder: str | Path, log: Log | None = None, listener: Listener | None = None) -> Run:
     """Continue a run that was cut off, from its last checkpoint, to the bit as if it had not been. A finished run is returned as it is.
 
     `log` is needed only where the run was trained on arrays in memory.
@@ -226,7 +221,7 @@ def resume(folder: str | Path, log: Log | None = None, listener: experiment.List
     return finish(folder, log or catalog.load(cfg.dataset, tier=cfg.data.tier), listener)
 
 
-def finish(folder: Path, log: Log, listener: experiment.Listener | None) -> Run:
+def finish(folder: Path, log: Log, listener: Listener | None) -> Run:
     """Execute what is left of the run in `folder`, and write its report."""
     experiment.execute(folder, log, listener)
     run = Run(folder)
@@ -242,7 +237,7 @@ def compare(
     seeds: Sequence[int] = PAPER_SEEDS,
     equal_sizes: bool = True,
     command: str = "spar.compare",
-    listener: experiment.Listener | None = None,
+    listener: Listener | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train several algorithms on one dataset with equal data, steps and seeds; returns the content of `out`/comparison.json.
@@ -254,7 +249,7 @@ def compare(
     """
     if not algos or len(set(algos)) != len(algos):
         raise SparError(f"algos are {' '.join(algos) or 'none'}; give one or more different names")
-    name, listener = dataset.name if isinstance(dataset, Log) else str(dataset), listener or experiment.Silent()
+    name, listener = dataset.name if isinstance(dataset, Log) else str(dataset), listener or Silent()
     algos = comparison.together(Path(out), algos) if out else algos
     cfgs = [configure(name, algo, seeds=seeds, equal_sizes=equal_sizes, **settings) for algo in algos]
     log = dataset if isinstance(dataset, Log) else catalog.load(dataset, tier=cfgs[0].data.tier)
@@ -280,7 +275,7 @@ def finetune(
     *,
     out: str | Path | None = None,
     log: Log | None = None,
-    listener: experiment.Listener | None = None,
+    listener: Listener | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Go on training the finished run in the directory `run` for so many environment steps a seed; returns the content of

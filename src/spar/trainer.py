@@ -87,11 +87,6 @@ def stage_steps(algo: Algo, anchor: int, residual: int) -> list[int]:
     return steps
 
 
-def target_moves(algo: Algo, anchor: int, residual: int) -> float:
-    """How often the target critics of `algo` move in so many updates."""
-    return sum(steps * stage.moves for steps, stage in zip(stage_steps(algo, anchor, residual), algo.stages, strict=True))
-
-
 def start(algo: Algo, cfg: Config, spec: Spec, seeds: Sequence[int]) -> Snapshot:
     """A fresh run. Seed i's state depends on its seed alone, not on the others."""
     count = jnp.zeros(len(seeds), jnp.int32)

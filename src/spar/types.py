@@ -73,7 +73,6 @@ class Stage:
     budget: Literal["anchor", "residual", "all"]  # which of the two step counts this stage draws on; all: their sum
     update: Callable[..., tuple[State, Metrics]]
     share: float = 1.0  # of that step count
-    moves: float = 0.0  # how often an update of this stage moves the target critics
     prepare: Callable[..., dict[str, jax.Array]] | None = None
     finish: Callable[..., dict[str, jax.Array]] | None = None
     reads: tuple[str, ...] = ()
@@ -90,6 +89,7 @@ class Algo:
     `online`: the update that continues training in an environment, its `step` counted from 0 there; None: the last stage's
     `shares`: pairs (field of the state, the part of the configuration that decides it) that the first stage alone trains, from `init` on
     independently of all other parts: algorithms that agree in them may share that stage's outcome. None may depend on `inform`
+    `later`: settings of those parts, as (part, field), that the first stage does not read
     """
 
     name: str
@@ -104,6 +104,7 @@ class Algo:
     inform: Callable[..., State] | None = None
     online: Callable[..., tuple[State, Metrics]] | None = None
     shares: tuple[tuple[str, str], ...] = ()
+    later: tuple[tuple[str, str], ...] = ()
 
     @property
     def gated(self) -> bool:

@@ -93,7 +93,7 @@ AWAC = Algo(
     summary="AWAC: advantage-weighted actor-critic",
     config=Config,
     default=Config(),
-    stages=(Stage("actor and critics", "all", update, moves=1),),
+    stages=(Stage("actor and critics", "all", update),),
     init=init,
     act=common.ungated(policy),
     export=export,

@@ -104,7 +104,7 @@ BCQ = Algo(
     summary="BCQ: the best of generated and slightly perturbed actions",
     config=Config,
     default=Config(),
-    stages=(Stage("CVAE, perturbation and critics", "all", update, moves=1),),
+    stages=(Stage("CVAE, perturbation and critics", "all", update),),
     init=init,
     act=common.ungated(policy),
     export=export,

@@ -1,6 +1,6 @@
 """CQL, conservative Q-learning (Kumar et al. 2020): SAC whose critics are pushed down on drawn actions and up on the logged ones.
 
-    y    = r + gamma (1 - d) min_i Q'_i(s', a'),   a' ~ pi(s')                       (no entropy term in the target)
+    y    = r + gamma (1 - d) (min_i Q'_i(s', a') [- alpha log pi(a'|s')]),   a' ~ pi(s')       ([]: with `backup_entropy`)
     C_i  = E[log sum_j exp(Q_i(s, a_j) - log p_j) - Q_i(s, a)]
     L_Q  = sum_i E[(y - Q_i(s, a))^2] + weight sum_i C_i
     L_pi = E[alpha log pi(a~|s) - min_i Q_i(s, a~)]
@@ -36,6 +36,7 @@ class Config:
     gap: float | None = None  # threshold of the learned multiplier; None: no multiplier
     floor: float = -math.inf  # the difference inside C_i is no smaller than this, in every row
     max_backup: bool = False  # the target takes the best of `samples` next actions
+    backup_entropy: bool = False  # SAC's entropy bonus in the target; not with max_backup
     temperature_rate: float | None = None  # Adam, for SAC's entropy temperature; None: the policy's
     multiplier_rate: float | None = None  # Adam, for the multiplier; None: the critics'
     multiplier_start: float = 1.0  # of its logarithm
@@ -120,8 +121,10 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     rate = cfg.actor.learning_rate if cfg.temperature_rate is None else cfg.temperature_rate
     log_alpha = raised(state.log_alpha, excess, rate, "alpha")
     count = cfg.samples if cfg.max_backup else 1
-    next_action, _ = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
+    next_action, next_log = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
     next_q = common.q_values(cfg.critic, state.critics.target, rows.next_obs, next_action).min(0).max(0)
+    if cfg.backup_entropy and not cfg.max_backup:
+        next_q -= alpha * next_log[0]
     y = ops.td_target(rows.reward, rows.terminated, next_q, cfg.critic.discount)
     drawn, log_prob = jax.lax.stop_gradient(draw(cfg, state.actor.params, rows, draw_key))
     multiplier = jnp.ones(()) if cfg.gap is None else jnp.minimum(jnp.exp(state.log_multiplier.params), LARGEST)
@@ -153,7 +156,7 @@ CQL = Algo(
     summary="CQL: conservative Q-learning on SAC",
     config=Config,
     default=Config(),
-    stages=(Stage("actor and critics", "all", update, moves=1),),
+    stages=(Stage("actor and critics", "all", update),),
     init=init,
     act=common.ungated(policy),
     export=export,

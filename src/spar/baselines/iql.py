@@ -108,7 +108,7 @@ IQL = Algo(
     summary="IQL: implicit Q-learning, in-sample values and advantage-weighted cloning",
     config=Config,
     default=Config(),
-    stages=(Stage("value, policy and critics", "all", update, moves=1),),
+    stages=(Stage("value, policy and critics", "all", update),),
     init=init,
     act=common.ungated(policy),
     export=export,

@@ -133,7 +133,7 @@ LAPO = Algo(
     summary="LAPO: a policy in the latent space of an advantage-weighted CVAE",
     config=Config,
     default=Config(),
-    stages=(Stage("CVAE, policy and critics", "all", update, moves=1),),
+    stages=(Stage("CVAE, policy and critics", "all", update),),
     init=init,
     act=common.ungated(policy),
     export=export,

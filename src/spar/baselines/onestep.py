@@ -131,7 +131,7 @@ ONESTEP = Algo(
     default=Config(),
     stages=(
         Stage("behaviour", "all", clone, share=0.2),
-        Stage("critic", "all", evaluate, share=0.7, moves=1),
+        Stage("critic", "all", evaluate, share=0.7),
         Stage("policy", "all", improve, share=0.1),
     ),
     init=init,

@@ -85,7 +85,7 @@ PLAS = Algo(
     summary="PLAS: a policy in the latent space of a frozen CVAE",
     config=Config,
     default=Config(),
-    stages=(Stage("CVAE", "all", fit, share=0.5), Stage("latent policy", "all", update, share=0.5, moves=1)),
+    stages=(Stage("CVAE", "all", fit, share=0.5), Stage("latent policy", "all", update, share=0.5)),
     init=init,
     act=common.ungated(policy),
     export=export,

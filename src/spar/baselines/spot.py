@@ -143,7 +143,7 @@ SPOT = Algo(
     summary="SPOT: TD3 kept where the data's density is high; made for fine-tuning online",
     config=Config,
     default=Config(),
-    stages=(Stage("density", "all", fit, share=0.1), Stage("actor and critics", "all", update, share=0.9, moves=1 / td3.Config.period)),
+    stages=(Stage("density", "all", fit, share=0.1), Stage("actor and critics", "all", update, share=0.9)),
     init=init,
     act=common.ungated(policy),
     export=export,

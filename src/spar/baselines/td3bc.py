@@ -58,7 +58,7 @@ TD3BC = Algo(
     summary="TD3+BC: TD3 with a behaviour-cloning term",
     config=Config,
     default=Config(),
-    stages=(Stage("actor and critics", "all", update, moves=1 / td3.Config.period),),
+    stages=(Stage("actor and critics", "all", update),),
     init=init,
     act=common.ungated(policy),
     export=export,

@@ -226,8 +226,9 @@ def _init(make_residual: Callable[[Any, Spec, jax.Array], Any]) -> Callable[...,
     return init
 
 
-STAGE_ONE = Stage("anchor and critics", "anchor", stage_one, moves=1)
+STAGE_ONE = Stage("anchor and critics", "anchor", stage_one)
 SHARES = (("anchor", "anchor"), ("critics", "critic"))
+LATER = (("critic", "lambda_u"),)  # Q_rob is what later stages make of the critics
 
 MLP = Algo(
     name="spar-mlp",
@@ -239,6 +240,7 @@ MLP = Algo(
     act=_actor(propose_mlp),
     export=_exporter("mlp", lambda state: {"residual": state.residual.params}),
     shares=SHARES,
+    later=LATER,
     online=_continued(fit_mlp),
 )
 
@@ -252,6 +254,7 @@ CVAE = Algo(
     act=_actor(propose_cvae),
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),
     shares=SHARES,
+    later=LATER,
     online=_continued(fit_cvae),
 )
 
@@ -269,6 +272,7 @@ PLAS = Algo(
     act=_actor(propose_plas),
     export=_exporter("plas", lambda state: {"decoder": state.residual.params["decoder"], "actor": state.residual.actor}),
     shares=SHARES,
+    later=LATER,
     online=_continued(guide_plas),
 )
 
@@ -282,6 +286,7 @@ PROJ = Algo(
     act=_actor(propose_cvae),
     export=_exporter("cvae", lambda state: {"decoder": state.residual.params["decoder"]}),
     shares=SHARES,
+    later=LATER,
     online=_continued(fit_proj),
 )
 
@@ -295,5 +300,6 @@ FLOW = Algo(
     act=_actor(propose_flow),
     export=_exporter("flow", lambda state: {"residual": state.residual.params}),
     shares=SHARES,
+    later=LATER,
     online=_continued(fit_flow),
 )

@@ -119,7 +119,10 @@ class Cache:
         return {
             "dataset": fingerprint,
             "stage": [stage.name, stage.update.__module__, stage.update.__qualname__, self.end.step],
-            "parts": {field: document["config"][part] for field, part in self.algo.shares},
+            "parts": {
+                field: {key: value for key, value in document["config"][part].items() if (part, key) not in self.algo.later}
+                for field, part in self.algo.shares
+            },
             **{field: document[field] for field in DECIDING},
             **{key: value for key, value in environment.describe().items() if key != "commit"},
             "code": code(),

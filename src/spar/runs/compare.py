@@ -15,6 +15,7 @@ from spar.data.episodes import Log
 from spar.evaluate import stats
 from spar.runs import environment, experiment
 from spar.runs.config import RunConfig, to_dict
+from spar.runs.listener import Listener, Silent
 from spar.types import SparError
 
 CACHE = "shared"  # beside the run directories: what algorithms with an equal first stage train once
@@ -24,7 +25,7 @@ NAME = "comparison.json"
 class Named:
     """A listener's view of one run among several."""
 
-    def __init__(self, listener: experiment.Listener, name: str) -> None:
+    def __init__(self, listener: Listener, name: str) -> None:
         self.listener, self.name = listener, name
 
     def stage(self, name: str, done: int, total: int) -> None:
@@ -41,7 +42,7 @@ def execute(
     folder: Path,
     cfgs: Sequence[RunConfig] | Mapping[str, RunConfig],
     log: Log,
-    listener: experiment.Listener | None = None,
+    listener: Listener | None = None,
     elsewhere: str = "--out",
 ) -> Iterator[tuple[str, str]]:
     """Train what is not finished yet in `folder`, in order: a run that was cut off goes on, a finished one is kept. Yields, after each
@@ -59,7 +60,7 @@ def execute(
             experiment.create(run, cfg, log)
         if not (run / "summary.json").is_file():
             try:
-                experiment.execute(run, log, Named(listener or experiment.Silent(), f"{number}/{len(named)} {name}"), folder / CACHE)
+                experiment.execute(run, log, Named(listener or Silent(), f"{number}/{len(named)} {name}"), folder / CACHE)
             except SparError as error:
                 why = str(error)
             jax.clear_caches()  # compiled programs hold memory, and memory maps, whose number the kernel limits for each process

@@ -20,7 +20,10 @@ from spar.method import gate
 from spar.runs import auto
 from spar.runs.checkpoint import last_state
 from spar.runs.config import RunConfig
-from spar.runs.experiment import LATER_SEED, Listener, Silent, describe_log, read_config, read_summary, training_rows
+from spar.runs.experiment import read_config, read_summary
+from spar.runs.listener import Listener, Silent
+from spar.runs.outcome import LATER_SEED, describe_log
+from spar.runs.rows import training_rows
 from spar.types import SparError, Spec
 
 FOLDER, DOCUMENT, POINTS = "diagnosis", "diagnosis.json", "points.npz"

@@ -21,7 +21,10 @@ from spar.online import loop as online
 from spar.runs import environment, tables
 from spar.runs.checkpoint import last_state
 from spar.runs.config import RunConfig, to_dict
-from spar.runs.experiment import FINAL_SEED, Listener, Silent, describe_log, read_config, read_summary, roll, training_rows
+from spar.runs.experiment import read_config, read_summary
+from spar.runs.listener import Listener, Silent
+from spar.runs.outcome import FINAL_SEED, describe_log, roll
+from spar.runs.rows import training_rows
 from spar.types import SparError
 
 CURVE_HEADER = ("step", "seed", "return_mean", "return_std", "normalised", "acceptance")

@@ -12,10 +12,12 @@ from spar.studies.catalogue import STUDIES
 
 HEAD = """# What was measured
 
-Written by `spar study evidence` from the files in `results/`; no number and no verdict on this page was typed. A claim *holds* where the
-95 % intervals show it on every task that was judged, it *does not hold* where one shows the contrary after Bonferroni's correction over the
-claim's comparisons, and it is *undecided* where intervals leave both open or scores differ by less than half a normalised point. Our
-datasets follow D4RL's recipes and are not D4RL's, so the paper's numbers stand beside ours for orientation only.
+Written by `spar study evidence` from the files in `results/`; no result and no verdict on this page was typed. A claim *holds* where 95 %
+intervals show it on every task that it speaks of, and all of those were run; it *does not hold* where one shows the contrary after
+Bonferroni's correction over the claim's comparisons; it is *undecided* where intervals leave both open, where scores differ by less than
+half a normalised point, or where one value says nothing of its spread. Those intervals are Student's over seeds where these are wider than
+the bootstrap's, which tables have in brackets: of three seeds the bootstrap's are too narrow. Our datasets follow D4RL's recipes and are
+not D4RL's, so the paper's numbers stand beside ours for orientation only.
 """
 NOTHING = (
     "No study has been run yet: `results/` holds no study's file. `spar study list` shows what there is, `spar study NAME` runs one.\n"

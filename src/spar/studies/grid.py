@@ -65,6 +65,8 @@ TEN = (
     "walker2d-medium-expert", "pen-cloned", "pen-human", "antmaze-umaze-diverse", "antmaze-large-diverse",
 )  # fmt: skip
 
+SUITE = (*TEN, "hopper-medium", "halfcheetah-medium", "walker2d-medium", "pointmaze-umaze", "pointmaze-large")
+
 
 @dataclass(frozen=True)
 class Task:

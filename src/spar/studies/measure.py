@@ -21,7 +21,8 @@ from spar.evaluate import scores, stats
 from spar.evaluate.rollout import Evaluator
 from spar.runs import tables
 from spar.runs.checkpoint import last_state
-from spar.runs.experiment import FINAL_SEED, roll, training_rows
+from spar.runs.outcome import FINAL_SEED, roll
+from spar.runs.rows import training_rows
 from spar.studies.measure_actions import action_space, action_support, residual_distribution
 from spar.studies.measure_latency import latency
 from spar.studies.measure_run import Arrays, Document, Finished, opened

@@ -12,7 +12,8 @@ from spar import registry
 from spar.data.episodes import Log
 from spar.deploy import policy as deploy
 from spar.runs.config import RunConfig
-from spar.runs.experiment import describe_log, read_config, read_summary
+from spar.runs.experiment import read_config, read_summary
+from spar.runs.outcome import describe_log
 from spar.types import SparError
 
 Document = dict[str, Any]  # JSON-able

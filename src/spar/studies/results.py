@@ -19,7 +19,7 @@ from spar import files, registry, trainer
 from spar.data.episodes import Log
 from spar.evaluate import scores, stats
 from spar.runs import environment, experiment, tables
-from spar.runs.experiment import describe_log
+from spar.runs.outcome import describe_log
 from spar.studies import claims, paper
 from spar.studies.grid import Study, Task, Variant
 from spar.types import SparError
@@ -65,9 +65,50 @@ def _empty(study: Study, task: Task, row: str, column: str) -> Cell:
         "acceptance": None,
         "seconds": None,
         "curve": [],
+        "late": None,
         "collapsed": [],
         "moving": [],
     }
+
+
+def _course(run: Path, reference: tuple[float, float] | None) -> dict[str, Any]:
+    """How a run's training went. curve: [step since the start, who acted, mean, low, high] of each evaluation during training. late: by
+    how much the policy's return changed from the third quarter of its training to its end (mean, low, high), None where too few
+    evaluations can tell. collapsed, moving: the seeds whose latent carries almost nothing, and whose critics had not settled when Stage I
+    ended."""
+    summary, found = experiment.read_summary(run), evaluations(run)
+    points = []
+    for (step, acted), rows in sorted(found.items()):
+        points.append([step, acted, *_interval(stats.bootstrap(rows), reference).values()])
+    return {
+        "curve": points,
+        "late": _late(found, reference),
+        "collapsed": (summary["latent"] or {}).get("collapsed_seeds", []),
+        "moving": (summary["critics"] or {}).get("moving_seeds", []),
+    }
+
+
+def evaluations(run: Path) -> dict[tuple[int, str], np.ndarray]:
+    """Those during training: returns (S, E) by the step since the start and by who acted, from equal start states each time."""
+    cfg = experiment.read_config(run)
+    steps = trainer.stage_steps(registry.get(cfg.algo), cfg.steps_anchor, cfg.steps_residual)
+    found: dict[tuple[int, str], dict[str, list[float]]] = {}
+    for stage, _, at, seed, acted, _, value in tables.read(run / "returns.csv", tables.RETURNS_HEADER):
+        found.setdefault((sum(steps[: int(stage)]) + int(at), acted), {}).setdefault(seed, []).append(float(value))
+    return {key: np.asarray(list(rows.values())) for key, rows in found.items()}
+
+
+def _late(found: Mapping[tuple[int, str], np.ndarray], reference: tuple[float, float] | None) -> dict[str, float] | None:
+    """Paired: the last evaluation of the policy minus the mean of those in the third quarter of its training."""
+    before = max((step for step, acted in found if acted == "anchor"), default=0)
+    last = max((step for step, acted in found if acted == "policy"), default=before)
+    low, high = (before + share * (last - before) for share in THIRD_QUARTER)
+    third = [rows for (step, acted), rows in found.items() if acted == "policy" and low < step <= high and step < last]
+    if not third or found[last, "policy"].size < 2:
+        return None
+    interval, _ = claims.joint([found[last, "policy"], np.mean(third, axis=0)], claims.difference)
+    unit = 1.0 if reference is None else 100.0 / (reference[1] - reference[0])
+    return {key: float(unit * value) for key, value in interval._asdict().items()}
 
 
 def quoted_cell(study: Study, task: Task, row: str, column: str) -> Cell:
@@ -80,9 +121,8 @@ def score_cell(study: Study, task: Task, variant: Variant, run: Path, root: Path
 
     returns: [seed][episode] of the final evaluation, raw. unit: `score` where the task has a reference, the (random, expert) returns in
     `reference`, else `return`; in that unit are `value` (mean, low, high: 95 % interval), `seeds` (a mean each), `others` (means of the
-    log's behaviour, the anchor, and SPAR ungated) and `curve` (step since the start, who acted, mean, low, high of each evaluation
-    during training). acceptance: of the gate, mean over seeds. seconds: of training. failed: why there is none of that, else None.
-    collapsed, moving: the seeds whose latent carries almost nothing, and whose critics had not settled when Stage I ended.
+    log's behaviour, the anchor, and SPAR ungated). acceptance: of the gate, mean over seeds. seconds: of training. failed: why there is
+    none of that, else None. Further, what `_course` finds.
     """
     cell = _empty(study, task, variant.row, variant.column) | {
         "run": str(run.relative_to(root)),
@@ -108,9 +148,7 @@ def score_cell(study: Study, task: Task, variant: Variant, run: Path, root: Path
         "others": {name: _scaled(mean, reference) for name, mean in others.items()},
         "acceptance": float(np.mean(summary["gate"]["acceptance"])) if summary["gate"] else None,
         "seconds": sum(value for key, value in summary["seconds"].items() if key not in ("evaluation", "total")),
-        "curve": curve(run, reference),
-        "collapsed": (summary["latent"] or {}).get("collapsed_seeds", []),
-        "moving": (summary["critics"] or {}).get("moving_seeds", []),
+        **_course(run, reference),
     }
 
 
@@ -122,8 +160,9 @@ def measured_cell(study: Study, task: Task, found: Mapping[str, Any], variant: V
         "edits": {key: _plain(value) for key, value in variant.edits.items()},
         **found,
     }
+    reference = scores.reference(experiment.read_summary(run)["env"])
+    cell |= _course(run, reference)
     if cell["returns"] is not None:
-        reference = scores.reference(experiment.read_summary(run)["env"])
         cell |= {"unit": RETURN if reference is None else SCORE, "reference": None if reference is None else list(reference)}
     values = claims.samples(cell)
     if values is None:
@@ -131,33 +170,6 @@ def measured_cell(study: Study, task: Task, found: Mapping[str, Any], variant: V
     if cell["value"] is None:
         cell["value"] = {key: float(number) for key, number in stats.bootstrap(values)._asdict().items()}
     return cell | {"seeds": values.mean(1).tolist()}
-
-
-def curve(run: Path, reference: tuple[float, float] | None) -> list[list[Any]]:
-    """The evaluations during training: [step since the start, who acted, mean, low, high]."""
-    cfg = experiment.read_config(run)
-    steps = trainer.stage_steps(registry.get(cfg.algo), cfg.steps_anchor, cfg.steps_residual)
-    found: dict[tuple[int, str], dict[str, list[float]]] = {}
-    for stage, _, at, seed, acted, _, value in tables.read(run / "returns.csv", tables.RETURNS_HEADER):
-        found.setdefault((sum(steps[: int(stage)]) + int(at), acted), {}).setdefault(seed, []).append(float(value))
-    points = []
-    for (step, acted), rows in sorted(found.items()):
-        interval = _interval(stats.bootstrap(np.asarray(list(rows.values()))), reference)
-        points.append([step, acted, *interval.values()])
-    return points
-
-
-def flattened(cell: Cell) -> bool | None:
-    """Whether training had flattened: the mean of the evaluations in the third quarter of the policy's training lies within, or above, the
-    interval of the last one. None where too few evaluations can tell."""
-    points = [(step, mean, low) for step, acted, mean, low, _ in cell["curve"] if acted == "policy"]
-    if len(points) < 3:
-        return None
-    before = max((step for step, acted, *_ in cell["curve"] if acted == "anchor"), default=0)
-    last_step, _, low = points[-1]
-    share = [((step - before) / (last_step - before), mean) for step, mean, _ in points]
-    third = [mean for at, mean in share if THIRD_QUARTER[0] < at <= THIRD_QUARTER[1]]
-    return None if not third else float(np.mean(third)) >= low
 
 
 def surroundings(runs: list[Path]) -> dict[str, Any]:

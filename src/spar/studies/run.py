@@ -13,8 +13,8 @@ import numpy as np
 from spar import api, files
 from spar.data import catalog
 from spar.data.episodes import Log
-from spar.runs import experiment
 from spar.runs.config import RunConfig
+from spar.runs.listener import Listener, Silent
 from spar.studies import grid, paper, results, tables
 from spar.studies.grid import Measurement, Study, Task, Variant
 from spar.studies.store import Store, measured
@@ -54,7 +54,7 @@ class Request:
         return shlex.join(words)
 
 
-def execute(study: Study, request: Request, listener: experiment.Listener | None = None) -> dict[str, Any]:
+def execute(study: Study, request: Request, listener: Listener | None = None) -> dict[str, Any]:
     """Carry the study out; returns its result document, which is written to `request.out` with its table and picture.
 
     Runs that are there are kept, those that are cut off go on, and one that diverges is recorded as failed. Raises SparError, before
@@ -65,7 +65,7 @@ def execute(study: Study, request: Request, listener: experiment.Listener | None
     _check_results(study, request, [task.name for task in tasks])
     for task in tasks:
         check_dataset(task.name)
-    work = _Work(study, request, listener or experiment.Silent())
+    work = _Work(study, request, listener or Silent())
     for task in tasks:
         work.on(task)
     document = work.document()
@@ -95,7 +95,7 @@ def check_dataset(name: str) -> None:
 class _Work:
     """A study in the making."""
 
-    def __init__(self, study: Study, request: Request, listener: experiment.Listener) -> None:
+    def __init__(self, study: Study, request: Request, listener: Listener) -> None:
         self.study, self.request, self.listener = study, request, listener
         self.store = Store(request.runs, request.budget)
         self.tasks: dict[str, dict[str, Any]] = {}

@@ -17,14 +17,16 @@ import numpy as np
 
 from spar import files
 from spar.data.episodes import Log
-from spar.runs import cache, compare, environment, experiment
+from spar.runs import cache, compare, environment
 from spar.runs.config import RunConfig
+from spar.runs.listener import Listener
 from spar.types import SparError
 
 MEASURED = "measured"
 MEASURING = (  # the sources that a measurement runs through
     *("types.py", "nets.py", "ops.py", "trainer.py", "data", "method", "baselines", "evaluate", "deploy", "diagnose"),
-    *("runs/auto.py", "runs/checkpoint.py", "studies/measure.py", "studies/measure_actions.py", "studies/measure_latency.py"),
+    *("runs/auto.py", "runs/checkpoint.py", "runs/config.py", "runs/outcome.py", "runs/rows.py", "runs/tables.py"),
+    *("studies/measure.py", "studies/measure_actions.py", "studies/measure_latency.py"),
     *("studies/measure_latency_child.py", "studies/measure_run.py", "studies/study_scores.py"),
 )
 
@@ -39,7 +41,7 @@ class Store:
     def folder(self, task: str) -> Path:
         return self.root / self.budget / task
 
-    def train(self, task: str, cfgs: Mapping[str, RunConfig], log: Log, listener: experiment.Listener) -> dict[str, str]:
+    def train(self, task: str, cfgs: Mapping[str, RunConfig], log: Log, listener: Listener) -> dict[str, str]:
         """Train what is not finished yet of the named runs on `log`; returns why each that failed did.
 
         Raises SparError where a run there began with other settings or another log.

@@ -6,8 +6,9 @@ import typing
 
 from spar import registry
 from spar.method import anchor
-from spar.studies.claims import Claim, best, better
+from spar.studies.claims import Claim
 from spar.studies.grid import Study, Task, Variant
+from spar.studies.predicates import best, better
 from spar.studies.study_scores import label, preset
 
 FLOW_ALGO = "spar-flow"

@@ -8,9 +8,10 @@ from typing import Any
 from spar import api, registry
 from spar.method import imitation, residual, weighting
 from spar.presets import PRESETS
-from spar.studies.claims import Claim, Place, Results, Verdict, alike, best, better, steadier, together
-from spar.studies.claims import against_all as against
+from spar.studies.claims import Claim, Results, Verdict, together
 from spar.studies.grid import SMOKE, TEN, Study, Task, Variant, guide_edit, guide_weight, value_of
+from spar.studies.predicates import Place, alike, best, better, steadier
+from spar.studies.predicates import against_all as against
 from spar.studies.study_scores import label
 
 GUIDES, UNCERTAINTIES, TEMPERATURES = (0.0, 0.5, 2.0), (0.0, 0.5, 2.0), (0.1, 0.3, 1.0)
@@ -191,7 +192,7 @@ SIGMA, READING, SCALE, REDUCTION = "weighting.sigma", "imitation.reading", "resi
 
 
 def readings(task: Task, budget: str) -> list[Variant]:
-    """One factor at a time around the defaults; with larger budgets than quick every reading with every sigma too."""
+    """One factor at a time around the defaults; with larger budgets than quick every reading, and every guide scale, with every sigma."""
     proj = registry.get("spar-proj").default
     default_first = sorted(READINGS, key=lambda reading: reading != value_of(proj, READING))
     found = [Variant(_reading(reading), "spar-proj", {READING: reading}, "SPAR-PROJ") for reading in default_first]
@@ -206,6 +207,13 @@ def readings(task: Task, budget: str) -> list[Variant]:
             for reading in READINGS
             for sigma in SIGMAS
             if reading != value_of(proj, READING) and sigma != value_of(proj, SIGMA)
+        ]
+        mlp = registry.get("spar-mlp").default
+        found += [
+            Variant(f"{_scale(scale)}, {_sigma(sigma)}", "spar-mlp", {SCALE: scale, SIGMA: sigma}, "SPAR-MLP")
+            for scale in SCALES
+            for sigma in SIGMAS
+            if scale != value_of(mlp, SCALE) and sigma != value_of(mlp, SIGMA)
         ]
     return found
 
@@ -238,8 +246,9 @@ READINGS_STUDY = Study(
     title="What the paper leaves open",
     source="Eq. 10, Proposition 3.3, Algorithm 4; sigma_Q of 3.2.2; the scale of eq. 7",
     about=(
-        "Readings of latent self-imitation, of the ELBO's reduction, of sigma_Q and of the guide term, one at a time around the defaults "
-        "on the task's preset, and the one that ties latents to candidates with the ELBO that leaves them alive."
+        "Readings of latent self-imitation, of the ELBO's reduction, of sigma_Q and of the guide term (SPAR-PROJ has none), around the "
+        "defaults on the task's preset: one at a time with the budgets smoke and quick, crossed with sigma_Q with larger ones; and the "
+        "reading that ties latents to candidates with the ELBO that leaves them alive."
     ),
     variants=readings,
     tasks=TEN,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from spar.evaluate import stats
 from spar.runs.environment import unique
 from spar.studies import claims
 from spar.studies.claims import Claim, Verdict
 from spar.studies.grid import SMOKE
-from spar.studies.results import RETURN, SCORE, flattened
+from spar.studies.results import RETURN, SCORE
 
 FEW_SEEDS = 3
 MANY_COLUMNS = 6  # more than this lie down the side
@@ -108,21 +109,26 @@ def reading(document: dict[str, Any]) -> list[str]:
     for cell in cells:
         if cell["failed"]:
             found.append(f"{where(document, cell)} has no number: {cell['failed']}.")
-    return [*found, *document["notes"], *unflattened(document), *unwell(document), *edited(document)]
+    return [*found, *document["notes"], *late(document), *unwell(document), *edited(document)]
 
 
-def unflattened(document: dict[str, Any]) -> list[str]:
-    """Which runs were still climbing when they ended, and which were evaluated too seldom to tell."""
-    lines, untold = [], 0
-    for cell in _one_a_run(document):
-        flat = flattened(cell)
-        untold += flat is None
-        if flat is False:
-            mean, low = cell["curve"][-1][2:4]
-            shown, limit = number(mean, cell["unit"]), number(low, cell["unit"])
-            lines.append(f"{where(document, cell)} (last evaluation {shown}, its interval from {limit}, lies above the third quarter)")
-    found = [f"Not flattened, so more training may change them: {'; '.join(lines)}."] if lines else []
+def late(document: dict[str, Any]) -> list[str]:
+    """Which runs were still rising or falling when they ended, and how many were evaluated too seldom to tell."""
+    changes = [(cell, cell["late"]) for cell in _one_a_run(document)]
+    told = [(cell, late) for cell, late in changes if late]
+    rising = [_changed(document, cell, late) for cell, late in told if late["low"] > 0]
+    falling = [_changed(document, cell, late) for cell, late in told if late["high"] < 0]
+    found = [f"Not flattened, so more training may change them: {'; '.join(rising)}."] if rising else []
+    found += [f"Fell towards the end of training: {'; '.join(falling)}."] if falling else []
+    open_ones = len(told) - len(rising) - len(falling)
+    if open_ones:
+        found.append(f"Runs whose few evaluation episodes show no sure change from the third quarter of training to its end: {open_ones}.")
+    untold = len(changes) - len(told)
     return found + ([f"Runs with too few evaluations to tell whether they had flattened: {untold}."] if untold else [])
+
+
+def _changed(document: dict[str, Any], cell: dict[str, Any], change: dict[str, float]) -> str:
+    return f"{where(document, cell)} {claims.show(stats.Interval(**change))} since the third quarter"
 
 
 def unwell(document: dict[str, Any]) -> list[str]:
@@ -135,13 +141,18 @@ def unwell(document: dict[str, Any]) -> list[str]:
 
 
 def edited(document: dict[str, Any]) -> list[str]:
-    """Cells whose printed mean is not that of their own episodes: somebody changed one of them."""
+    """Cells whose printed mean, or whose seeds' means, are not those of their own numbers: somebody changed one of them."""
     found = []
     for cell in document["cells"]:
-        values = claims.samples(cell) if cell["returns"] is not None else None
-        if values is not None and not np.isclose(values.mean(), cell["value"]["mean"], rtol=1e-6, atol=1e-6):
-            stated, own = number(cell["value"]["mean"], cell["unit"]), number(float(values.mean()), cell["unit"])
-            found.append(f"{where(document, cell)}: the file says {stated}, its episodes say {own}: the file was changed by hand.")
+        values = claims.samples(cell)
+        if values is None or cell["value"] is None:
+            continue
+        pairs = [(cell["value"]["mean"], values.mean()), *zip(cell["seeds"] or [], values.mean(1), strict=False)]
+        changed = next((pair for pair in pairs if not np.isclose(*pair, rtol=1e-6, atol=1e-6)), None)
+        if changed:
+            stated, own = (number(float(value), cell["unit"]) for value in changed)
+            of = "episodes" if cell["returns"] is not None else "samples"
+            found.append(f"{where(document, cell)}: the file says {stated}, its {of} say {own}: the file was changed by hand.")
     return found
 
 
@@ -150,8 +161,8 @@ def where(document: dict[str, Any], cell: dict[str, Any]) -> str:
 
 
 def _one_a_run(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trained policy's cell of each run."""
-    found = {cell["run"]: cell for cell in document["cells"] if cell["run"] and cell["curve"] and cell["shows"] == "policy"}
+    """The trained policy's cell of each run, or one that was measured on it."""
+    found = {cell["run"]: cell for cell in document["cells"] if cell["run"] and cell["curve"] and cell["shows"] in ("policy", None)}
     return list(found.values())
 
 

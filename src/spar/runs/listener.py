@@ -1,0 +1,19 @@
+"""Who hears of a run's progress."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """Who wants to know how it goes (a progress display)."""
+
+    def stage(self, name: str, done: int, total: int) -> None: ...
+    def progress(self, done: int, note: str) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class Silent:
+    def stage(self, name: str, done: int, total: int) -> None: ...
+    def progress(self, done: int, note: str) -> None: ...
+    def say(self, text: str) -> None: ...
