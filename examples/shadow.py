@@ -1,4 +1,4 @@
-"""Beside a running controller, before anything is armed: how often would the policy step in, by how much, and how fast does it answer?
+"""On a recorded log, before anything is armed: how often would the policy step in, by how much, and how fast does it answer?
 
 python examples/shadow.py POLICY LOG
 """

@@ -110,7 +110,7 @@ PRESETS: dict[str, dict[Family, Preset]] = {
     "lapo": {
         "locomotion": Preset(lapo.Config(), _LAPO_DATA, "LAPO code"),
         "antmaze": Preset(_edit(lapo.Config(), mix=0.7, value_range=(0.0, 100.0)), DataNeeds(reward_scale=100.0), "LAPO code"),
-        "adroit": Preset(lapo.Config(), _LAPO_DATA, "LAPO code"),
+        "adroit": Preset(lapo.Config(), _LAPO_DATA, OURS),
         "maze2d": Preset(_edit(lapo.Config(), cvae={"kl_weight": 0.3}), _LAPO_DATA, "LAPO code"),
     },
     "spot": {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from spar.studies import study_flow, study_mechanism, study_scores, study_sweeps
+from spar.studies import study_flow, study_mechanism, study_scores, study_spot, study_sweeps
 from spar.studies.grid import Study
 from spar.types import SparError
 
-_DECLARED = (*study_scores.STUDIES, *study_sweeps.STUDIES, *study_mechanism.STUDIES, *study_flow.STUDIES)
+_DECLARED = (*study_scores.STUDIES, *study_sweeps.STUDIES, *study_mechanism.STUDIES, *study_flow.STUDIES, *study_spot.STUDIES)
 
 
 def _order(study: Study) -> tuple[int, int]:
