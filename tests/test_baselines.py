@@ -24,7 +24,7 @@ from spar.runs.config import from_dict, to_dict
 from spar.types import Batch, Transitions
 from tests import test_probes
 from tests.conftest import plant_log, tiny
-from tests.learning import Course, act, learn
+from tests.learning import Course, act, advance, learn
 
 BASELINES = [name for name in registry.ALGOS if name in presets.PRESETS]
 KEY = jax.random.key(0)
@@ -165,6 +165,25 @@ def test_frozen_parts_do_not_move(algo: str) -> None:
             for a, b in zip(jax.tree.leaves(getattr(before, part)), jax.tree.leaves(getattr(after, part)), strict=True):
                 np.testing.assert_array_equal(a, b)
         assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+
+
+@pytest.mark.parametrize("algo", [name for name in BASELINES if hasattr(registry.get(name).default, "critic")])
+def test_targets_are_those_of_the_target_critics(algo: str) -> None:
+    """Five more than they say, and the loss that reads them changes: of IQL and LAPO that of V, to which the critics are fitted."""
+    cfg, state, rows = trained(algo).cfg, trained(algo).state, test_probes.transitions()
+    number = 1 if algo == "onestep" else len(registry.get(algo).stages) - 1
+    holder = state.td3 if algo == "spot" else state
+
+    def losses(target: Any) -> dict[str, float]:
+        own = holder._replace(critics=holder.critics._replace(target=target))
+        own = state._replace(td3=own) if algo == "spot" else own
+        _, sums = advance(registry.get(algo).stages[number].update, cfg, own, rows, KEY, jnp.int32(0), jnp.int32(1))
+        return {name: float(value) for name, value in sums.items()}
+
+    raised = jax.tree.map(lambda leaf: leaf + (5.0 if leaf.shape[-1] == 1 and leaf.ndim < 3 else 0.0), holder.critics.target)
+    plain, shifted = losses(holder.critics.target), losses(raised)
+    reads = "value_loss" if algo in ("iql", "lapo") else "critic_loss"
+    assert abs(shifted[reads] - plain[reads]) > 0.1 * abs(plain[reads])
 
 
 def test_onesteps_policy_starts_as_the_behaviour() -> None:

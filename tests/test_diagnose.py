@@ -7,9 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,13 +15,13 @@ from spar import api, cli, registry, trainer
 from spar.data.episodes import HostRows
 from spar.data.sources import npz
 from spar.deploy import policy as deploy
-from spar.diagnose import calibration, conflict, deferral, geometry, support, traces
+from spar.diagnose import calibration, deferral, geometry, support, traces
 from spar.evaluate.rollout import Evaluator
-from spar.method import gate, residual
+from spar.method import gate
 from spar.runs import diagnose, experiment, outcome
 from spar.runs.config import DataConfig, EvalConfig
-from spar.types import Batch, SparError, Spec
-from tests.conftest import plant_log, tiny
+from spar.types import SparError, Spec
+from tests.conftest import tiny
 from tests.test_finetune import ENV, pendulum_log
 
 RNG = np.random.default_rng(0)
@@ -119,99 +117,6 @@ def test_the_structureless_cloud_keeps_mean_covariance_and_radii() -> None:
 @pytest.mark.parametrize(("residuals", "algo"), [(np.zeros((500, 2)), "spar-mlp"), (RNG.normal(size=(50, 2)), "spar-proj")])
 def test_no_residuals_and_few_of_them(residuals: np.ndarray, algo: str) -> None:
     assert geometry.recommend(geometry.measure(residuals, RNG.normal(size=(500, 2)))[0])[0] == algo
-
-
-# Gradient conflict
-
-
-def prepared(algo: str, **parts: dict[str, Any]) -> tuple[Any, Any, HostRows, dict[str, np.ndarray]]:
-    """Configuration, fresh state, rows of the plant, and the columns of the last stage, of one seed."""
-    log, cfg = plant_log(300), tiny(algo, **parts)
-    rows, record = HostRows(log, log.scaler()), registry.get(algo)
-    states = trainer.start(record, cfg, log.spec, [0]).state
-    columns = trainer.prepare(record.stages[-1], cfg, states, rows)
-    return cfg, *jax.tree.map(lambda leaf: leaf[0], (states,)), rows, {name: column[0] for name, column in columns.items()}
-
-
-def numpy_mlp(layers: dict[str, Any], x: np.ndarray) -> np.ndarray:
-    for i in range(len(layers)):
-        kernel, bias = (np.asarray(layers[f"Dense_{i}"][name], np.float64) for name in ("kernel", "bias"))
-        x = x @ kernel + (bias if kernel.ndim == 2 else bias[:, None])
-        x = np.maximum(x, 0) if i < len(layers) - 1 else x
-    return x
-
-
-def test_dd_and_vsd_of_the_mlp_are_those_of_numpy() -> None:
-    """Losses in float64 NumPy, gradients by central differences, Adam with its norm clip by hand: fresh, and with carried moments."""
-    cfg, state, rows, columns = prepared("spar-mlp", residual={"hidden": (6,)})
-    own, index = cfg.residual, np.arange(64)
-    batch = Batch(rows.take(index), {name: column[index] for name, column in columns.items()})
-    guides = jax.tree.map(lambda leaf: leaf[state.critics.subsets[1]], state.critics.critic)
-    fitted = state.residual
-    update = jax.jit(lambda fitted: residual.update_mlp(own, cfg.critic, fitted, guides, batch)[0])
-    for _ in range(5):
-        fitted = update(fitted)
-    found = conflict._one(conflict._mlp, cfg, state._replace(residual=fitted), batch, jax.random.key(0))
-
-    leaves, tree = jax.tree.flatten(fitted.params)
-    theta = np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)
-    obs, action, a_base, w = (
-        np.asarray(x, np.float64) for x in (batch.rows.obs, batch.rows.action, columns["a_base"][:64], columns["weight"][:64])
-    )
-
-    def pi_res(flat: np.ndarray) -> np.ndarray:
-        parts = np.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1])
-        params = jax.tree.unflatten(tree, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
-        return numpy_mlp(params["params"], np.concatenate([obs, a_base], 1))
-
-    def fit(flat: np.ndarray) -> float:
-        return float((w * ((pi_res(flat) - (action - a_base)) ** 2).sum(1)).mean())
-
-    def q_rob(flat: np.ndarray) -> np.ndarray:
-        inputs = np.concatenate([obs, np.clip(a_base + pi_res(flat), -1, 1)], 1)
-        q = numpy_mlp(guides["params"]["members"]["mlp"], inputs)[..., 0]
-        return q.mean(0) - cfg.critic.lambda_u * q.std(0)
-
-    unit = np.abs(q_rob(theta)).mean()
-    slope, pull = (
-        np.array([(loss(theta + e) - loss(theta - e)) / 2e-6 for e in 1e-6 * np.eye(len(theta))])
-        for loss in (fit, lambda flat: -own.lambda_g * q_rob(flat).mean() / unit)
-    )
-
-    def adam(gradient: np.ndarray, m: np.ndarray, v: np.ndarray, t: int) -> np.ndarray:
-        gradient = gradient * min(1.0, own.clip_norm / np.linalg.norm(gradient))
-        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-        return -own.learning_rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-
-    moments = next(part for part in jax.tree.leaves(fitted.opt, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu"))
-    m, v = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(np.float64) for tree in (moments.mu, moments.nu))
-    expected = {
-        "alone": adam(pull, 0 * m, 0 * v, 1),
-        "in_training": adam(slope + pull, m, v, 6) - adam(slope, m, v, 6),
-    }
-    assert np.linalg.norm(slope) > 0 and np.linalg.norm(pull) > 0
-    for name, delta in expected.items():
-        assert float(found[name]["step"]) == pytest.approx(np.linalg.norm(delta), rel=1e-3)
-        assert float(found[name]["dd"]) == pytest.approx(slope @ delta, rel=2e-3)
-        assert float(found[name]["vsd"]) == pytest.approx(fit(theta + delta) - fit(theta), rel=1e-2, abs=1e-6)
-        assert float(found[name]["cosine"]) == pytest.approx(slope @ delta / np.linalg.norm(slope) / np.linalg.norm(delta), rel=2e-3)
-
-
-def test_conflict_of_the_other_variants() -> None:
-    """No guidance: nothing to measure. PLAS: guidance is the whole of a fresh training step. PROJ, paired: a student equal to its target
-    is not moved at all (the imitation of eq. 10 to the letter); drawn to other candidates it is."""
-    cfg, state, rows, columns = prepared("spar-plas")
-    assert conflict.measure(tiny("spar-cvae"), state, rows, columns, 32) is None
-    found = conflict.measure(cfg, state, rows, columns, 32)
-    assert found is not None and found["alone"]["step"] > 0 and found["alone"] == pytest.approx(found["in_training"], rel=1e-4)
-    cfg, state, rows, columns = prepared("spar-proj", weighting={"filter": "soft"})
-    moved = {}
-    for reading in ("paired", "resample"):
-        own = dataclasses.replace(cfg, imitation=dataclasses.replace(cfg.imitation, reading=reading))
-        found = conflict.measure(own, state, rows, columns, 32)
-        assert found is not None
-        moved[reading] = found["alone"]["step"]
-    assert moved["paired"] == 0 < moved["resample"]
 
 
 # Calibration
