@@ -1,7 +1,7 @@
 """The table of docs/suite.md: python benchmarks/suite.py RUN ... , finished runs, at most one for each dataset of the suite.
 
-Each run's numbers go into results/suite.json, in place of the dataset's earlier ones; the page is written from all that are there, so runs
-may be made, and deleted, one after another. Without a RUN the page is written anew.
+Each run is diagnosed, as `spar diagnose` does it, and its numbers go into results/suite.json, in place of the dataset's earlier ones; the
+page is written from all that are there, so runs may be made, and deleted, one after another. Without a RUN the page is written anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import causes
 import page
 
 import spar
@@ -36,6 +37,19 @@ So few updates are a first look: these columns show that a dataset trains, and w
 *delta_rho*: the radius that holds 95 % of the logged actions' deviations from that anchor, actions scaled to [-1, 1] (eq. 3). *directions*:
 how many hold 95 % of their variance, of all action dimensions.{notes}
 """
+CAUSES = """
+## Where the gain over the anchor is not sure
+
+Of runs of the present version. *gain*: with Student's interval over seeds where that is wider than the bootstrap's; one seed has none.
+*clone / log*: the anchor's mean return over the logged one, where logged episodes are not the longer ones. *critics moved*: over the last
+fifth of Stage I, the most of any seed. *order of returns*: rank correlation of the anchor's critics with returns of held-out episodes.
+*order of gains*: of the gains for which the gate accepted a correction with those that the simulator shows, the episode played on from
+there with and without it, 32 noisy pairs a seed; *predicted gain*, *real gain*: their means, discounted. *support distance*: 95 % quantile
+of the distance to logged actions, over the log's own. The last column is what `benchmarks/causes.py` says by its limits: a clone below
+half of the log, critics that moved by more than 5 %, an order or a real gain not above 0, a distance above 1.1, a gate open on fewer than
+5 % of the logged states.
+
+"""
 HEADER = ("dataset", "transitions", "episodes", "behaviour", "normalised", "anchor", "95 % interval", "algorithm", "gain", "95 % interval",
           "gate accepts", "delta_rho", "directions", "seeds", "updates", "target rate", "commit")  # fmt: skip
 
@@ -46,12 +60,14 @@ def measured(run: api.Run) -> dict[str, Any]:
     geometry = offline.residual_geometry(policy, spar.load_log(run.config.dataset))
     environment = json.loads((run.folder / "environment.json").read_text())
     return {
+        "causes": causes.measured(run),
+        "clone_share": causes.clone_share(run),
         **{key: summary["dataset"][key] for key in ("name", "transitions", "episodes")},
         **{key: summary[key] for key in ("algo", "seeds", "steps")},
         "behaviour": summary["intervals"].get("behaviour", {}).get("mean"),
         "normalised": summary["normalised"]["behaviour"] if summary["normalised"] else None,
         "anchor": summary["intervals"]["anchor"],
-        "gain": summary["gain"]["policy_over_anchor"],
+        "gain": causes.gain(summary),
         "acceptance": summary["gate"]["acceptance"],
         "delta_rho": geometry["delta_rho"],
         "directions": [geometry["directions_with_95_percent_of_variance"], policy.act_dim],
@@ -88,7 +104,11 @@ def main() -> None:
     notes = f"{older}`--critic.polyak 0.02`." if any(row["commit"] is None for row in rows.values()) else ""
     missing = ", ".join(f"`{name}`" for name in order if name not in rows)
     notes += f" No run yet: {missing}." if missing else ""
-    files.write_text(PAGE, HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(notes=notes))
+    text = HEAD + page.table(HEADER, map(cells, rows.values())) + TAIL.format(notes=notes)
+    diagnosed = [row for row in rows.values() if "causes" in row]
+    if diagnosed:
+        text += CAUSES + page.table(causes.HEADER, map(causes.cells, diagnosed)) + "\n"
+    files.write_text(PAGE, text)
     print(PAGE)
 
 

@@ -79,7 +79,7 @@ FASTER = {  # of two tried for each on hopper-replay, three seeds, the one that 
     "onestep": 500 / 11_200,
     "bcq": 0.02,
     "plas": 0.02,
-    "lapo": 0.02,
+    "lapo": 0.03125,
     "spot": 0.02,
     "cql": 0.02,
 }
