@@ -6,43 +6,38 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import spar
 from spar import api
+from spar.evaluate import stats
 from spar.runs import diagnose, experiment
-from spar.studies.claims import difference, joint
 
 HEADER = (
     "dataset", "algorithm", "seeds", "gain", "95 % interval", "clone / log", "critics moved", "order of returns", "order of gains",
-    "predicted gain", "real gain", "support distance", "gate accepts", "what is in the way",
+    "predicted gain", "real gain", "support distance", "gate accepts, logged states", "what is in the way",
 )  # fmt: skip
 POOR_CLONE, UNSETTLED, STRAYS, SHUT = 0.5, 0.05, 1.1, 0.05
-
-
-def gain(summary: dict[str, Any]) -> dict[str, float]:
-    """Of the gated policy over its anchor: the bootstrap's interval, or Student's over seeds where that is wider."""
-    tables = [np.asarray(summary["returns"][name], np.float64) for name in ("policy", "anchor")]
-    return dict(joint(tables, difference)[0]._asdict())
+FEW_SEEDS = 2
 
 
 def measured(run: api.Run) -> dict[str, Any]:
-    """Means over seeds of what `spar diagnose` finds, and the pooled corrections whose real gain was measured."""
+    """What `spar diagnose` finds, a value a seed; None for a seed where there is none."""
     found = diagnose.execute(run.folder, spar.load_log(run.config.dataset), diagnose.Settings())
     seeds = list(found["seeds"].values())
-    gains = [one["calibration"]["gains"] for one in seeds if "gains" in one["calibration"]]
-    summary = experiment.read_summary(run.folder)
+    gains = [one["calibration"].get("gains") or {} for one in seeds]
+    drift = (experiment.read_summary(run.folder)["critics"] or {}).get("drift", {})
     return {
-        "drift": max(abs(share) for share in summary["critics"]["drift"].values()) if summary["critics"] else None,
-        "returns_order": _mean([one["calibration"]["returns"]["rank_correlation"] for one in seeds]),
-        "gains_order": _mean([one["rank_correlation"] for one in gains]),
-        "predicted_gain": _mean([one["predicted_mean"] for one in gains]),
-        "real_gain": _mean([one["real_mean"] for one in gains]),
-        "corrections": sum(one["points"] for one in gains),
-        "support": _mean([one["support"]["ratio"]["policy"] for one in seeds]),
-        "accepts": 1 - _mean([one["gate"]["states"]["deferring_share"] for one in seeds]),
+        "drift": [drift.get(seed) for seed in found["seeds"]],
+        "returns_order": [one["calibration"]["returns"]["rank_correlation"] for one in seeds],
+        "gains_order": [one.get("rank_correlation") for one in gains],
+        "predicted_gain": [one.get("predicted_mean") for one in gains],
+        "real_gain": [one.get("real_mean") for one in gains],
+        "support": [one["support"]["ratio"]["policy"] for one in seeds],
+        "accepts": [1 - one["gate"]["states"]["deferring_share"] for one in seeds],
     }
 
 
@@ -57,41 +52,50 @@ def clone_share(run: api.Run) -> float | None:
     return means["anchor"] / means["behaviour"] if limit is None or longest <= limit else None
 
 
-def _mean(values: list[float | None]) -> Any:
+def _mean(values: Sequence[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
+
+
+def _word(values: Sequence[float | None], limit: float, above: bool, text: str) -> list[str]:
+    """`text` where the mean over seeds lies beyond a limit; "perhaps" where Student's interval over all seeds does not."""
+    mean = _mean(values)
+    if mean is None or (mean > limit) is not above:
+        return []
+    own = [value for value in values if value is not None]
+    half, _ = stats.student(np.asarray(own), mean)
+    sure = len(own) == len(values) >= FEW_SEEDS and abs(mean - limit) > half
+    return [text if sure else f"perhaps {text}"]
 
 
 def read(row: dict[str, Any]) -> str:
     """Every rule that applies; "not told apart" where none does."""
     found, interval = row["causes"], row["gain"]
-    if interval["low"] > 0:
+    if len(row["seeds"]) < FEW_SEEDS:
+        verdict = "one seed tells nothing"
+    elif interval["low"] > 0:
         return "surely better"
-    said = []
-    if row["clone_share"] is not None and row["clone_share"] < POOR_CLONE:
-        said.append("anchor: the clone returns less than half of what the log does")
-    if found["drift"] is not None and found["drift"] > UNSETTLED:
-        said.append("critic: had not settled")
-    if found["gains_order"] is not None and found["gains_order"] <= 0:
-        said.append("critic: predicted gains do not order real ones")
-    if found["real_gain"] is not None and found["real_gain"] <= 0:
-        said.append("critic: accepted corrections show no real gain")
-    if found["support"] is not None and found["support"] > STRAYS:
-        said.append("coverage: corrections leave the logged actions")
-    if found["accepts"] is not None and found["accepts"] < SHUT:
-        said.append("gate: hardly opens")
-    verdict = "surely worse" if interval["high"] < 0 else "not told apart"
+    else:
+        verdict = "surely worse" if interval["high"] < 0 else "not told apart"
+    drift = [None if one is None else abs(one) for one in found["drift"]]
+    poor = row["clone_share"] is not None and row["clone_share"] < POOR_CLONE
+    said = ["anchor: the clone returns less than half of what the log does"] if poor else []
+    said += _word(drift, UNSETTLED, True, "critic: had not settled")
+    said += _word(found["gains_order"], 0.0, False, "critic: predicted gains do not order real ones")
+    said += _word(found["real_gain"], 0.0, False, "critic: accepted corrections show no real gain")
+    said += _word(found["support"], STRAYS, True, "coverage: corrections leave the logged actions")
+    said += _word(found["accepts"], SHUT, False, "gate: hardly opens")
     return f"{verdict}{': ' if said else ''}{'; '.join(said)}"
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     found, interval = row["causes"], row["gain"]
+    drift = _mean([None if one is None else abs(one) for one in found["drift"]])
+    numbers = [_number(_mean(found[key])) for key in ("returns_order", "gains_order", "predicted_gain", "real_gain", "support")]
     return (
         f"`{row['name']}`", row["algo"], str(len(row["seeds"])), f"{interval['mean']:+.4g}",
-        f"[{interval['low']:+.4g}, {interval['high']:+.4g}]", _share(row["clone_share"]), _share(found["drift"], 1),
-        _number(found["returns_order"]), _number(found["gains_order"]), _number(found["predicted_gain"]),
-        _number(found["real_gain"]), _number(found["support"]), _share(found["accepts"]),
-        read(row),
+        f"[{interval['low']:+.4g}, {interval['high']:+.4g}]", _share(row["clone_share"]), _share(drift, 1), *numbers,
+        _share(_mean(found["accepts"])), read(row),
     )  # fmt: skip
 
 

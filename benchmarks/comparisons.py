@@ -1,7 +1,7 @@
 """docs/comparisons.md from finished comparisons: python benchmarks/comparisons.py [results/runs/quick]
 
 Every folder below it with a comparison.json of SPAR and several competitors (`spar compare TASK --algos ... --out FOLDER/TASK`) becomes a
-section: its table, what SPAR's variants return over the best competitor with an interval, its notes, its pictures.
+section: its table, whether SPAR's variants return surely more or less than each competitor, its notes, its pictures.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ HEAD = """# SPAR and its competitors on equal terms
 One section a dataset, written by `benchmarks/comparisons.py` from `spar compare`: equal data, updates, seeds and network sizes, the last
 checkpoint, wins and losses as they fell. The suite is [collected by D4RL's recipes](suite.md); the numbers are not D4RL's. The sentences
 below a table take Student's intervals over seeds, which of three are wide, after Bonferroni's correction over the competitors. Target
-critics follow, for each algorithm, at the better of two rates on hopper-replay ([readings.md](readings.md#budgets)); all other settings are
-as published, also learning rates that count on a million updates (Onestep, the CVAE of PLAS, the policy of CQL). Times were taken beside
-other work on the same two cores and say little. Why SPAR does not lead where it does not: [failures.md](failures.md).
+critics follow, for each algorithm, at the better of two rates on hopper-replay, whose means are so the better of two, and elsewhere at the
+rate chosen there ([readings.md](readings.md#budgets)); all other settings are as published, also learning rates that count on a million
+updates (Onestep, the CVAE of PLAS, the policy of CQL). Times were taken beside other work on the same two cores and say little. Why SPAR
+does not lead where it does not: [failures.md](failures.md).
 """
 
 
@@ -48,7 +49,7 @@ def verdicts(folder: Path, document: dict[str, Any]) -> list[str]:
     competitors = sorted((algo for algo in tables if not registry.get(algo).gated), key=lambda algo: -tables[algo].mean())
     unit = "normalised points" if scores.reference(document["env"]) else "return"
     found = []
-    for algo in (algo for algo in tables if algo not in competitors):
+    for algo in (algo for algo in tables if competitors and algo not in competitors):
         intervals = {other: joint([tables[algo], tables[other]], difference, ERROR / len(competitors))[0] for other in competitors}
         more, less = ([other for other, one in intervals.items() if sure(one)] for sure in (lambda i: i.low > 0, lambda i: i.high < 0))
         said = [

@@ -1,7 +1,7 @@
 """What fine-tuning was worth: python benchmarks/finetunes.py RUN [RUN ...] [--docs]
 
-One row for each finished `spar finetune`: the return of the offline policy, that of the fine-tuned one, and their paired gain, with
-95 % bootstrap intervals over seeds and start states. `--docs` writes the table into docs/finetune.md.
+One row for each finished `spar finetune`: the return of the offline policy, that of the fine-tuned one, and their paired gain, with 95 %
+intervals over seeds and start states, of the gain Student's over seeds where it is wider. `--docs` writes the table into docs/finetune.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import page
+
+from spar.evaluate import stats
 
 HEADER = ("dataset", "algorithm", "environment steps a seed", "offline", "online", "gain", "lived episodes ended early")
 
@@ -23,8 +25,9 @@ def row(run: Path) -> list[str]:
     summary = json.loads((run / "summary.json").read_text())
     lived = [line.rsplit(",", 1)[1] for line in (run / "episodes.csv").read_text().splitlines()[1:]]
     ended = f"{sum(value == '1' for value in lived)} of {len(lived)}"
+    gain = stats.paired_gain(*(summary["returns"][name] for name in ("online", "offline")))._asdict()
     scores = [shown(summary["intervals"][name]) for name in ("offline", "online")]
-    return [summary["dataset"]["name"], f"`{summary['algo']}`", f"{summary['steps']:,}", *scores, shown(summary["gain"], "+.1f"), ended]
+    return [summary["dataset"]["name"], f"`{summary['algo']}`", f"{summary['steps']:,}", *scores, shown(gain, "+.1f"), ended]
 
 
 if __name__ == "__main__":

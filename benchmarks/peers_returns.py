@@ -152,6 +152,7 @@ def main() -> None:
     for algo in arguments.algos:
         about = {
             "dataset": log.name, "fingerprint": log.fingerprint, "updates": arguments.updates, "seeds": arguments.seeds,
+            "settings": {**SAME.get(algo, {}), "actor_rate": RATES.get(algo, RATE), "hidden": list(HIDDEN), "no_bonus": NO_BONUS},
             "versions": {"jax": jax.__version__, "torch": torch.__version__, "d3rlpy": d3rlpy.__version__},
         }  # fmt: skip
         before = records.get(algo, {})

@@ -17,7 +17,7 @@ import page
 import spar
 from spar import api, files
 from spar.data import sheets
-from spar.evaluate import offline
+from spar.evaluate import offline, stats
 from spar.report.console import percent
 
 STORE, PAGE = page.ROOT / "results" / "suite.json", page.ROOT / "docs" / "suite.md"
@@ -31,8 +31,8 @@ TAIL = """
 
 *behaviour*: mean logged return, and on D4RL's scale (pointmaze: ours); pen's demonstrations last 200 steps and the evaluation 100, as in
 D4RL. *anchor*: the behaviour-cloned anchor in the dataset's own
-environment, 10 or 100 episodes a seed. *gain*: of the gated policy over that anchor, with its 95 % interval over seeds and episodes, of
-one seed over its episodes.
+environment, 10 or 100 episodes a seed. *gain*: of the gated policy over that anchor, with its 95 % interval over seeds and episodes
+(Student's over seeds where that is wider), of one seed over its episodes. *gate accepts*: of the steps of the evaluation episodes.
 So few updates are a first look: these columns show that a dataset trains, and where so few updates are not enough.
 *delta_rho*: the radius that holds 95 % of the logged actions' deviations from that anchor, actions scaled to [-1, 1] (eq. 3). *directions*:
 how many hold 95 % of their variance, of all action dimensions.{notes}
@@ -40,14 +40,14 @@ how many hold 95 % of their variance, of all action dimensions.{notes}
 CAUSES = """
 ## Where the gain over the anchor is not sure
 
-Of runs of the present version. *gain*: with Student's interval over seeds where that is wider than the bootstrap's; one seed has none.
+Of runs of the present version; means over seeds. *gain*: with Student's interval over seeds where that is wider than the bootstrap's.
 *clone / log*: the anchor's mean return over the logged one, where logged episodes are not the longer ones. *critics moved*: over the last
-fifth of Stage I, the most of any seed. *order of returns*: rank correlation of the anchor's critics with returns of held-out episodes.
-*order of gains*: of the gains for which the gate accepted a correction with those that the simulator shows, the episode played on from
-there with and without it, 32 noisy pairs a seed; *predicted gain*, *real gain*: their means, discounted. *support distance*: 95 % quantile
-of the distance to logged actions, over the log's own. The last column is what `benchmarks/causes.py` says by its limits: a clone below
-half of the log, critics that moved by more than 5 %, an order or a real gain not above 0, a distance above 1.1, a gate open on fewer than
-5 % of the logged states.
+fifth of Stage I. *order of returns*: rank correlation of the anchor's critics with returns of held-out episodes. *order of gains*: of the
+gains for which the gate accepted a correction with those that the simulator shows, the episode played on by the anchor from there with and
+without it, 32 noisy pairs a seed; *predicted gain*, *real gain*: their means, discounted. *support distance*: 95 % quantile of the distance
+to logged actions, over the log's own. The last column is what `benchmarks/causes.py` says by its limits: a clone below half of the log,
+critics that moved by more than 5 %, an order or a real gain not above 0, a distance above 1.1, a gate open on fewer than 5 % of the logged
+states; *perhaps* where Student's interval over the seeds does not bear it out.
 
 """
 HEADER = ("dataset", "transitions", "episodes", "behaviour", "normalised", "anchor", "95 % interval", "algorithm", "gain", "95 % interval",
@@ -67,7 +67,7 @@ def measured(run: api.Run) -> dict[str, Any]:
         "behaviour": summary["intervals"].get("behaviour", {}).get("mean"),
         "normalised": summary["normalised"]["behaviour"] if summary["normalised"] else None,
         "anchor": summary["intervals"]["anchor"],
-        "gain": causes.gain(summary),
+        "gain": stats.paired_gain(*(summary["returns"][name] for name in ("policy", "anchor")))._asdict(),
         "acceptance": summary["gate"]["acceptance"],
         "delta_rho": geometry["delta_rho"],
         "directions": [geometry["directions_with_95_percent_of_variance"], policy.act_dim],

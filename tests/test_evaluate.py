@@ -58,6 +58,16 @@ def test_paired_gain_removes_what_start_states_share() -> None:
     assert gain.low > 4 and gain.high < 6
 
 
+def test_a_gain_of_few_seeds_has_the_wider_of_two_intervals() -> None:
+    """Three gains above 0, so every resample is, and yet Student's t leaves the sign open; of one seed there is only the bootstrap."""
+    episodes = np.random.default_rng(0).normal(size=(3, 200))
+    policy = episodes + np.array([[525.0], [1227.0], [1635.0]])
+    gain = stats.paired_gain(policy, np.zeros_like(policy))
+    half, _ = stats.student(policy.mean(1), float(policy.mean()))
+    assert (gain.low, gain.high) == pytest.approx((gain.mean - half, gain.mean + half)) and gain.low < 0 < stats.bootstrap(policy).low
+    assert stats.paired_gain(policy[:1], np.zeros((1, 200))) == stats.bootstrap(policy[:1])
+
+
 def test_lockstep_roll_outs_equal_one_environment_at_a_time() -> None:
     """A linear controller in Hopper: lengths and returns of a plain gymnasium loop, to the last bit."""
     weights = np.random.default_rng(0).normal(scale=0.3, size=(11, 3))

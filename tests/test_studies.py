@@ -168,7 +168,7 @@ def test_the_committed_page_is_what_the_results_say() -> None:
 
 def test_compare_makes_and_finds_the_studies_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With few updates in the name of the quick budget."""
-    monkeypatch.setitem(BUDGETS, "quick", BudgetSteps(4, 4, (0,), 4, 0.05, {}, 2))
+    monkeypatch.setitem(BUDGETS, "quick", BudgetSteps(4, 4, (0,), 4, 0.05, 4, {}, 2))
     folder = tmp_path / "runs" / "quick" / TASK
     assert cli.main(["compare", TASK, "--algos", "spar-mlp", "--seeds", "0", "--out", str(folder)]) == 0
     before = stamps(tmp_path)

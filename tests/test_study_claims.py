@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from spar.evaluate import stats
 from spar.studies import claims, predicates, results, study_scores, tables
 from spar.studies.claims import Claim, Results
 from spar.studies.predicates import Place
@@ -140,11 +141,11 @@ def test_three_seeds_that_agree_by_chance_decide_nothing() -> None:
 
 def test_students_interval_is_scipys() -> None:
     seeds = np.array([1.0, 4.0, 2.5])
-    half, tail = claims.student(seeds, seeds.mean())
+    half, tail = stats.student(seeds, seeds.mean())
     own = scipy_stats.ttest_1samp(seeds, 0.0, alternative="less")
     low, high = scipy_stats.ttest_1samp(seeds, 0.0).confidence_interval()
     assert half == pytest.approx((high - low) / 2) and tail == pytest.approx(own.pvalue)
-    assert claims.student(seeds[:1], 1.0) == (0.0, 0.0)
+    assert stats.student(seeds[:1], 1.0) == (0.0, 0.0)
 
 
 def test_noise_alone_is_no_spread_and_no_base_no_collapse() -> None:
@@ -267,11 +268,12 @@ def test_the_late_change_is_paired_and_of_the_policys_own_steps() -> None:
     common = 100 * RNG.normal(size=(3, 5))
     found = {(5, "anchor"): common, (10, "anchor"): common, (15, "policy"): common, (20, "policy"): common - 9}
     found |= {(25, "policy"): common + 1 + NOISE[:, :5] / 10, (30, "policy"): common + 4}
-    late = results._late(found, None)
+    late = results._late(found, 10, None)
     assert late is not None and late["low"] > 0 and late["mean"] == pytest.approx(3 - NOISE[:, :5].mean() / 10)
-    scaled = results._late(found, (0.0, 50.0))
+    scaled = results._late(found, 10, (0.0, 50.0))
     assert scaled is not None and scaled["mean"] == pytest.approx(2 * late["mean"])
-    assert results._late({(5, "anchor"): common, (10, "policy"): common}, None) is None
+    assert results._late({(5, "anchor"): common, (10, "policy"): common}, 5, None) is None
+    assert results._late(found, 30, None) is None  # a last stage in which nothing was evaluated
 
 
 def test_a_claim_about_several_regimes_needs_all_of_them() -> None:

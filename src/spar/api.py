@@ -134,8 +134,9 @@ def configure(
         config = published.config if published else kind.default
         if preset and published is None and kind.gated:
             config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
-        if algo in means.polyak:
-            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=means.polyak[algo]))
+        if hasattr(config, "critic"):
+            rate = means.polyak.get(algo, means.faster * config.critic.polyak)
+            config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=rate))
         if getattr(config, "decay_steps", 0):  # over the whole run, however long that is
             config = dataclasses.replace(config, decay_steps=sum(steps))
     if equal_sizes and algo in baselines.PRESETS:

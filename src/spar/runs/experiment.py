@@ -222,9 +222,10 @@ class _Experiment:
             one = jax.tree.map(lambda leaf, i=i: leaf[i], state)
             description, arrays = self.algo.export(self.cfg.config, one)
             arrays = {key: np.asarray(array) for key, array in arrays.items()}
-            policy = deploy.Policy({**description, "delta_rho": 1.0}, arrays, self.scaler)
-            radius = topology.delta_rho(offline.residuals(policy, self.training))
-            policies[seed] = deploy.Policy({**description, "delta_rho": max(radius, 1e-6)}, arrays, self.scaler)
+            policies[seed] = deploy.Policy({**description, "delta_rho": 1.0}, arrays, self.scaler)
+            if self.algo.gated:  # the unit of a correction's size; a policy without an anchor has none, and BCQ's would take minutes
+                radius = topology.delta_rho(offline.residuals(policies[seed], self.training))
+                policies[seed] = deploy.Policy({**description, "delta_rho": max(radius, 1e-6)}, arrays, self.scaler)
         return policies
 
     def _evaluate_now(self, stage: Stage, index: int, step: int, state: State) -> None:

@@ -130,20 +130,9 @@ def joint(
         found.append(statistic(flat[:, index].mean(-1).T))
     values, mean = np.concatenate(found), float(statistic(flat.mean(-1)))
     low, high = np.quantile(values, [error / 2, 1 - error / 2])
-    half, tail = student(statistic(stack.mean(-1).T), mean, error)
+    half, tail = stats.student(statistic(stack.mean(-1).T), mean, error)
     interval = stats.Interval(mean, min(float(low), mean - half), max(float(high), mean + half))
     return interval, max(tail, float((values >= 0).mean()))
-
-
-def student(seeds: np.ndarray, mean: float, error: float = ERROR) -> tuple[float, float]:
-    """Half the interval of `mean` by Student's t from one value a seed (S,), and the one-sided p-value of its being below 0; of one
-    seed, or of values that are all equal, 0 and 0: they say nothing of their spread."""
-    from scipy.stats import t
-
-    scale = float(np.std(seeds, ddof=1) / np.sqrt(len(seeds))) if len(seeds) > 1 else 0.0
-    if scale <= 1e-12 * max(1.0, abs(mean)):
-        return 0.0, 0.0
-    return float(t.ppf(1 - error / 2, len(seeds) - 1)) * scale, float(t.sf(-mean / scale, len(seeds) - 1))
 
 
 def together(parts: Sequence[Part]) -> Verdict:

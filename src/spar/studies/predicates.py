@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spar.evaluate import stats
-from spar.studies.claims import ERROR, Part, Results, Sign, Verdict, difference, joint, positive, samples, show, student, together
+from spar.studies.claims import ERROR, Part, Results, Sign, Verdict, difference, joint, positive, samples, show, together
 
 Place = tuple[str, str | None]  # column and row; a row of None: the first that has the column
 
@@ -194,7 +194,7 @@ def above(a: Place, limit: float, under: bool = False) -> Callable[[Results], Ve
 def wide(cell: dict[str, Any]) -> stats.Interval:
     """A cell's interval, or Student's over its seeds where that is wider."""
     value = stats.Interval(**cell["value"])
-    half, _ = student(np.asarray(cell["seeds"] or [0.0]), value.mean)
+    half, _ = stats.student(np.asarray(cell["seeds"] or [0.0]), value.mean)
     return stats.Interval(value.mean, min(value.low, value.mean - half), max(value.high, value.mean + half))
 
 

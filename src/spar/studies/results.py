@@ -76,32 +76,33 @@ def _course(run: Path, reference: tuple[float, float] | None) -> dict[str, Any]:
     how much the policy's return changed from the third quarter of its training to its end (mean, low, high), None where too few
     evaluations can tell. collapsed, moving: the seeds whose latent carries almost nothing, and whose critics had not settled when Stage I
     ended."""
-    summary, found = experiment.read_summary(run), evaluations(run)
+    summary, (found, last_stage) = experiment.read_summary(run), evaluations(run)
     points = []
     for (step, acted), rows in sorted(found.items()):
         points.append([step, acted, *_interval(stats.bootstrap(rows), reference).values()])
     return {
         "curve": points,
-        "late": _late(found, reference),
+        "late": _late(found, last_stage, reference),
         "collapsed": (summary["latent"] or {}).get("collapsed_seeds", []),
         "moving": (summary["critics"] or {}).get("moving_seeds", []),
     }
 
 
-def evaluations(run: Path) -> dict[tuple[int, str], np.ndarray]:
-    """Those during training: returns (S, E) by the step since the start and by who acted, from equal start states each time."""
+def evaluations(run: Path) -> tuple[dict[tuple[int, str], np.ndarray], int]:
+    """Those during training: returns (S, E) by the step since the start and by who acted, from equal start states each time; and the step
+    at which the last stage began."""
     cfg = experiment.read_config(run)
     steps = trainer.stage_steps(registry.get(cfg.algo), cfg.steps_anchor, cfg.steps_residual)
     found: dict[tuple[int, str], dict[str, list[float]]] = {}
     for stage, _, at, seed, acted, _, value in tables.read(run / "returns.csv", tables.RETURNS_HEADER):
         found.setdefault((sum(steps[: int(stage)]) + int(at), acted), {}).setdefault(seed, []).append(float(value))
-    return {key: np.asarray(list(rows.values())) for key, rows in found.items()}
+    return {key: np.asarray(list(rows.values())) for key, rows in found.items()}, sum(steps[:-1])
 
 
-def _late(found: Mapping[tuple[int, str], np.ndarray], reference: tuple[float, float] | None) -> dict[str, float] | None:
-    """Paired: the last evaluation of the policy minus the mean of those in the third quarter of its training."""
-    before = max((step for step, acted in found if acted == "anchor"), default=0)
-    last = max((step for step, acted in found if acted == "policy"), default=before)
+def _late(found: Mapping[tuple[int, str], np.ndarray], before: int, reference: tuple[float, float] | None) -> dict[str, float] | None:
+    """Paired: the last evaluation of the policy minus the mean of those in the third quarter of its last stage, which begins at the step
+    `before`: only there does what acts learn (Onestep's critic has a stage of its own)."""
+    last = max((step for step, acted in found if acted == "policy" and step > before), default=before)
     low, high = (before + share * (last - before) for share in THIRD_QUARTER)
     third = [rows for (step, acted), rows in found.items() if acted == "policy" and low < step <= high and step < last]
     if not third or found[last, "policy"].size < 2:
@@ -202,6 +203,8 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SparError(f"{path}: is not JSON ({error}); make it again with `spar study {path.stem}`") from None
     lacking = {"study", "cells", "tasks", "measured", "command"} - document.keys()
+    if not lacking and document["cells"]:
+        lacking = {"late", "seeds", "samples"} - document["cells"][0].keys()
     if lacking:
         raise SparError(f"{path}: has no '{min(lacking)}'; make it again with `spar study {path.stem}`")
     if document["study"] != path.stem:

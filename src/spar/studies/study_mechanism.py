@@ -306,7 +306,7 @@ FIGURE4 = Study(
     claims=(
         Claim("Residuals are smaller than the action space: δ_ρ below D_A", above((SHARE, ""), 1.0, under=True)),
         Claim(
-            "Ours, of lengths that can be compared: 95 % of the logged actions lie nearer to the anchor's than to their own mean",
+            "Ours, of lengths that can be compared: the radius that holds 95 % of the residuals is below that about the mean action",
             above((SMALLER, ""), 1.0, under=True),
         ),
     ),

@@ -128,13 +128,13 @@ def late(document: dict[str, Any]) -> list[str]:
 
 
 def _changed(document: dict[str, Any], cell: dict[str, Any], change: dict[str, float]) -> str:
-    return f"{where(document, cell)} {claims.show(stats.Interval(**change))} since the third quarter"
+    return f"{of_run(document, cell)} {claims.show(stats.Interval(**change))} since the third quarter"
 
 
 def unwell(document: dict[str, Any]) -> list[str]:
     """Which generative residuals ignore their latent, and on which tasks the critics behind the gate had not settled."""
     runs, of = _one_a_run(document), len(document["seeds"])
-    collapsed = [f"{where(document, cell)} ({len(cell['collapsed'])} of {of} seeds)" for cell in runs if cell["collapsed"]]
+    collapsed = [f"{of_run(document, cell)} ({len(cell['collapsed'])} of {of} seeds)" for cell in runs if cell["collapsed"]]
     moving = unique(f"{task_label(document, cell['task'])} ({len(cell['moving'])} of {of})" for cell in runs if cell["moving"])
     found = [f"Posterior collapse, all candidates are almost one action: {'; '.join(collapsed)}."] if collapsed else []
     return found + ([f"Critics still moving when Stage I ended, seeds a task: {', '.join(moving)}."] if moving else [])
@@ -154,6 +154,11 @@ def edited(document: dict[str, Any]) -> list[str]:
             of = "episodes" if cell["returns"] is not None else "samples"
             found.append(f"{where(document, cell)}: the file says {stated}, its {of} say {own}: the file was changed by hand.")
     return found
+
+
+def of_run(document: dict[str, Any], cell: dict[str, Any]) -> str:
+    """The run behind a cell: its place in the table, or its name where the cell was measured on it, one of several."""
+    return where(document, cell) if cell["shows"] else f"{task_label(document, cell['task'])} {cell['run'].split('/')[-1]}"
 
 
 def where(document: dict[str, Any], cell: dict[str, Any]) -> str:
