@@ -107,7 +107,7 @@ def ours_cql(rows: Transitions, weights: dict, noise: Part) -> Part:
         "target": next_q,
         "critic_loss": loss,
         "conservative_loss": loss - metrics["td_loss"],
-        "actor_loss": cql.actor_loss(cfg, actor, critics, temperature, rows, noise["4"], jnp.bool_(False))[0],
+        "actor_loss": cql.actor_loss(cfg, actor, critics, temperature, rows, noise["4"])[0],
     }
 
 

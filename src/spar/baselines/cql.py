@@ -6,16 +6,14 @@
     L_pi = E[alpha log pi(a~|s) - min_i Q_i(s, a~)]
 
 The a_j are `samples` each of uniform actions, of pi(s) and of pi(s'), all valued at s. With `gap` the term is a learned multiplier times
-weight (C_i - gap), as in CORL and d3rlpy: the multiplier grows while C_i exceeds the gap. With `max_backup` the target takes the best of
-`samples` actions. log sigma lies between -5 and 2 (official: -20 and 2). Rates and starts of temperature and multiplier are CORL's, whose
-log sigma also has a learned factor and a learned offset, begun at -1: here the offset stays, and the network's bias can do the rest. As in
-CORL, critics start orthogonal and both networks' last layers near 0.
+weight (C_i - gap), as in CORL and d3rlpy. With `max_backup` the target takes the best of `samples` actions. log sigma lies between -5 and 2
+(official: -20 and 2); CORL's learned offset of it stays at -1. Rates, starts and initialisation are CORL's.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +39,6 @@ class Config:
     multiplier_rate: float | None = None  # Adam, for the multiplier; None: the critics'
     multiplier_start: float = 1.0  # of its logarithm
     log_std_offset: float = -1.0  # added to what the network says
-    imitation_steps: int = 0  # the policy's first updates raise log pi(a|s) instead of Q
     actor: common.ActorConfig = field(default_factory=lambda: common.ActorConfig(hidden=(256, 256, 256), learning_rate=3e-5))
     critic: common.CriticConfig = field(default_factory=lambda: common.CriticConfig(hidden=(256, 256, 256)))
 
@@ -82,14 +79,11 @@ def critic_loss(
 
 
 def actor_loss(
-    cfg: Config, params: ops.Params, critics: ops.Params, alpha: jax.Array, rows: Transitions, noise: jax.Array, imitate: jax.Array
+    cfg: Config, params: ops.Params, critics: ops.Params, alpha: jax.Array, rows: Transitions, noise: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     action, log_prob = sample(cfg, params, rows.obs, noise)
-    gain = common.q_values(cfg.critic, critics, rows.obs, action).min(0)
-    if cfg.imitation_steps:
-        raw = jnp.arctanh(jnp.clip(rows.action, -1 + 1e-5, 1 - 1e-5))
-        gain = jnp.where(imitate, ops.squash(raw, *common.mean_and_log_std(params, rows.obs, cfg.log_std_offset))[1], gain)
-    return (alpha * log_prob - gain).mean(), {"log_prob": log_prob.mean()}
+    q = common.q_values(cfg.critic, critics, rows.obs, action).min(0)
+    return (alpha * log_prob - q).mean(), {"log_prob": log_prob.mean()}
 
 
 def draw(cfg: Config, actor: ops.Params, rows: Transitions, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,8 +93,9 @@ def draw(cfg: Config, actor: ops.Params, rows: Transitions, key: jax.Array) -> t
     here, here_log = sample(cfg, actor, rows.obs, jax.random.normal(here_key, shape))
     there, there_log = sample(cfg, actor, rows.next_obs, jax.random.normal(there_key, shape))
     anywhere = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-    density = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
-    return jnp.concatenate([here, there, anywhere]), jnp.concatenate([here_log, there_log, density])
+    return jnp.concatenate([here, there, anywhere]), jnp.concatenate(
+        [here_log, there_log, jnp.full(shape[:-1], -shape[-1] * math.log(2.0))]
+    )
 
 
 def raised(log: common.Net, excess: jax.Array, learning_rate: float, name: str) -> common.Net:
@@ -113,13 +108,12 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     rows = batch.rows
     actor_key, next_key, draw_key = jax.random.split(key, 3)
     alpha = jnp.exp(state.log_alpha.params)
-    noise, imitate = jax.random.normal(actor_key, rows.action.shape), step < cfg.imitation_steps
+    noise = jax.random.normal(actor_key, rows.action.shape)
     actor, metrics = common.step(
-        lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise, imitate), state.actor, cfg.actor.learning_rate, "actor"
+        lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise), state.actor, cfg.actor.learning_rate, "actor"
     )
-    excess = metrics["log_prob"] - rows.action.shape[-1]  # over the target entropy of -A
     rate = cfg.actor.learning_rate if cfg.temperature_rate is None else cfg.temperature_rate
-    log_alpha = raised(state.log_alpha, excess, rate, "alpha")
+    log_alpha = raised(state.log_alpha, metrics["log_prob"] - rows.action.shape[-1], rate, "alpha")  # over the target entropy of -A
     count = cfg.samples if cfg.max_backup else 1
     next_action, next_log = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))
     next_q = common.q_values(cfg.critic, state.critics.target, rows.next_obs, next_action).min(0).max(0)
@@ -136,11 +130,6 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
         log_multiplier = raised(log_multiplier, critic_metrics["conservative_gap"], rate, "multiplier")
     found = {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}
     return State(actor, common.follow(critics, cfg.critic.polyak), log_alpha, log_multiplier), found
-
-
-def online(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
-    """The same step; imitation at the start was the offline run's."""
-    return update(replace(cfg, imitation_steps=0), state, batch, key, step)
 
 
 def policy(cfg: Config, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
@@ -160,5 +149,4 @@ CQL = Algo(
     init=init,
     act=common.ungated(policy),
     export=export,
-    online=online,
 )

@@ -7,8 +7,7 @@
 
 The penalty is in units of L_VAE for every L: -beta / Z times the log density, less its constant; the decoder's variance that makes L_VAE an
 ELBO is beta A / (2 Z). Gradients pass through encoder and decoder to pi(s). Dropout stays on in the target policy, as in the authors' code.
-Actions are scaled to [-1, 1], as D4RL's are. Online, lambda decays linearly to a share of itself; the density stays frozen. Ablations: a
-Gaussian density, no division by E|Q_1|.
+Actions are scaled to [-1, 1]. Online, lambda decays linearly to a share of itself. Ablations: a Gaussian density, no division by E|Q_1|.
 """
 
 from __future__ import annotations
