@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
@@ -16,64 +13,27 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from spar import api, cli, registry, trainer
+from spar import cli, registry, trainer
 from spar.baselines import spot
-from spar.data.episodes import HostRows, Log
-from spar.data.rows import from_rows
+from spar.data.episodes import HostRows
 from spar.data.sources import npz
 from spar.deploy import policy as deploy
-from spar.evaluate.environments import EnvConfig
 from spar.online import loop, replay
 from spar.online.explore import Explorer
 from spar.runs import experiment, finetune
-from spar.runs.config import EvalConfig
 from spar.types import Batch, SparError, Transitions
 from tests.conftest import plant_log, tiny
-
-LIMIT = 8  # steps after which an episode is cut: both kinds of end are met
-ENV = EnvConfig("InvertedPendulum-v5", json.dumps({"max_episode_steps": LIMIT}))
-STEPS, SEEDS = 120, (0, 3)
-
-
-def pendulum_log(steps: int = 400) -> Log:
-    """Random forces of up to 3 N: the pole falls, or the time limit cuts the episode before it does."""
-    rng, env = np.random.default_rng(0), ENV.make()
-    obs, _ = env.reset(seed=0)
-    rows: list[tuple] = []
-    for _ in range(steps):
-        action = rng.uniform(-3, 3, 1).astype(np.float32)
-        following, reward, terminated, truncated, _ = env.step(action)
-        rows.append((obs, action, reward, terminated, truncated, following))
-        obs = env.reset()[0] if terminated or truncated else following
-    columns = [np.asarray(column) for column in zip(*rows, strict=True)]
-    log = from_rows("pendulum", *columns, action_low=np.array([-3.0]), action_high=np.array([3.0]), env_id=ENV.id)
-    return dataclasses.replace(log, env_kwargs=ENV.kwargs)
+from tests.pendulum import ENV, LIMIT, SEEDS, STEPS, fingerprints, pendulum_log, table, train, write_log
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "pendulum.npz"
-    npz.write_log(path, pendulum_log())
-    return path
+    return write_log(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Finished offline runs."""
-    made = {}
-    for algo, seeds in (("spot", SEEDS), ("spar-mlp", (0,))):
-        made[algo] = tmp_path_factory.mktemp("runs") / algo
-        cfg = api.configure(
-            str(data), algo, tiny(algo), env=ENV, seeds=seeds, steps_anchor=30, steps_residual=30, episodes=3,
-            loop=trainer.Settings(batch_size=32, log_every=30), eval=EvalConfig(every=0),
-        )  # fmt: skip
-        experiment.create(made[algo], cfg, npz.read(data))
-        experiment.execute(made[algo], npz.read(data))
-    return made
-
-
-def fingerprints(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return train(data, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +45,6 @@ def tuned(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert cli.main(["finetune", str(runs["spot"]), "--out", str(out), *flags]) == 0
     assert fingerprints(runs["spot"]) == before, "the offline run was touched"
     return out
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def numbered(first: int, *lead: int) -> Transitions:
@@ -307,24 +262,6 @@ def test_the_score_before_is_the_offline_runs_own_whatever_is_changed(runs: dict
     assert summary["acceptance"]["online"] == [0.0] and deploy.load(out).gate.eta_rel == np.inf
 
 
-def test_what_was_learned_until_it_was_cut_off_is_kept(
-    runs: dict[str, Path], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = loop.Loop.run
-
-    def cut(learner: loop.Loop) -> Iterator[loop.Moment]:
-        yield next(whole(learner))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop.Loop, "run", cut)
-    cfg = finetune.configure(runs["spot"], STEPS, block=20, eval_every=0)
-    with pytest.raises(KeyboardInterrupt):
-        finetune.execute(cfg, tmp_path / "cut", npz.read(data))
-    before, after = (load_file(folder / "policy" / "arrays.safetensors") for folder in (runs["spot"], tmp_path / "cut"))
-    assert any(not np.array_equal(before[key], after[key]) for key in before)
-    assert json.loads((tmp_path / "cut" / "policy" / "policy.json").read_text())["provenance"]["steps"]["online"] == 20
-
-
 def test_a_run_without_a_gate_can_be_evaluated_anew(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", str(runs["spot"]), "--episodes", "1"]) == 0
     assert "spot" in capsys.readouterr().out
@@ -353,12 +290,14 @@ def test_mistakes_are_one_line(runs: dict[str, Path], tuned: Path, tmp_path: Pat
         ([run, "--steps", "5", "--episodes", "-3"], "episodes is -3"),
         ([run, "--steps", "5", "--noise", "nan"], "noise"),
         ([str(tuned), "--steps", "5"], "holds a fine-tuning"),
+        (["--resume", run], "holds no fine-tuning"),
+        (["--resume", str(tuned), "--steps", "5"], "steps"),
         ([run, "--steps", "5", "--env", "Pendulum-v1"], "name the environment that the log came from"),
         ([run, "--steps", "5", "--actor.hidden", "32", "32"], "other networks"),
     ):
         out = tmp_path / "new"
         try:
-            status = cli.main(["finetune", *flags, "--out", str(out)])
+            status = cli.main(["finetune", *flags, *([] if "--resume" in flags else ["--out", str(out)])])
         except SystemExit as stop:
             status = int(stop.code or 0)
         error = capsys.readouterr()

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spar.api import Run, compare, configure, finetune, resume, train
+    from spar.api import Run, compare, configure, finetune, resume, resume_finetune, train
     from spar.data.catalog import load as load_log
     from spar.data.episodes import Log
     from spar.data.rows import from_rows
@@ -23,6 +23,7 @@ _HOME = {
     "compare": ("spar.api", "compare"),
     "configure": ("spar.api", "configure"),
     "finetune": ("spar.api", "finetune"),
+    "resume_finetune": ("spar.api", "resume_finetune"),
     "resume": ("spar.api", "resume"),
     "train": ("spar.api", "train"),
     "load_log": ("spar.data.catalog", "load"),
@@ -35,7 +36,7 @@ _HOME = {
 }
 __all__ = [
     "Decision", "Log", "Policy", "Run", "SparError", "compare", "configure", "finetune", "from_rows", "load_log", "load_policy",
-    "resume", "train",
+    "resume", "resume_finetune", "train",
 ]  # fmt: skip
 
 

@@ -295,6 +295,23 @@ def finetune(
     return {**summary, "folder": str(folder)}
 
 
+def resume_finetune(
+    folder: str | Path, *, log: Log | None = None, listener: Listener | None = None, new_episode: bool = False
+) -> dict[str, Any]:
+    """Go on with the fine-tuning in `folder` where it was cut off, to the bit as if it had not been; returns what `finetune` returns. A
+    finished one is returned as it is.
+
+    For that the environments are led through all that was lived, so they must come out as they did; with `new_episode` each begins a
+    new episode instead. `log` is needed only where the offline run was trained on arrays in memory. Raises SparError as `finetune` does,
+    and when an environment does not come out as it did: then before it is given any action that followed.
+    """
+    folder = Path(folder)
+    offline = experiment.read_config(Path(online.read(folder).run))
+    summary = online.resume(folder, log or catalog.load(offline.dataset, tier=offline.data.tier), listener, new_episode=new_episode)
+    tuned.draw(folder, summary)
+    return {**summary, "folder": str(folder)}
+
+
 def environment_for(cfg: RunConfig, log: Log) -> EnvConfig | None:
     """Where the run is evaluated: where its configuration says, else where the log came from, else its preset's task if that fits.
 

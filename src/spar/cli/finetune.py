@@ -43,23 +43,34 @@ def arguments(run: Path | None) -> type:
     return dataclasses.make_dataclass("Finetune", fields, kw_only=True)
 
 
+@dataclasses.dataclass(kw_only=True)
+class Resume:
+    resume: Annotated[Path, arg("the folder of a fine-tuning that was cut off", metavar="NEW")]
+    new_episode: Annotated[
+        bool, arg("begin a new episode instead of leading the environment through all that was lived: not to the bit")
+    ] = False
+
+
 def finetune(argv: Sequence[str], console: Console) -> None:
-    """Go on training a finished run in a real environment, with its log and what is lived there in one replay buffer. RUN comes first."""
+    """Go on training a finished run in a real environment, with its log and what is lived there in one replay buffer. RUN comes first.
+    `spar finetune --resume NEW` goes on with a fine-tuning that was cut off, with its own settings; `--new-episode` is for an environment
+    that cannot be led again through what was lived."""
     from spar import api
     from spar.report import finetune as report
 
-    run = Path(argv[0]) if argv and not argv[0].startswith("-") else None
-    settings = vars(parse(arguments(run), argv, "spar finetune", finetune.__doc__))
-    if run is None:
-        raise SparError("spar finetune: give the run directory first: `spar finetune RUN --steps N`")
     try:
         with Display(console) as display:
-            summary = api.finetune(settings.pop("run"), settings.pop("steps"), listener=display, **settings)
+            if any(word.split("=")[0] == "--resume" for word in argv):
+                again = parse(Resume, argv, "spar finetune", finetune.__doc__)
+                summary = api.resume_finetune(again.resume, listener=display, new_episode=again.new_episode)
+            else:
+                run = Path(argv[0]) if argv and not argv[0].startswith("-") else None
+                settings = vars(parse(arguments(run), argv, "spar finetune", finetune.__doc__))
+                if run is None:
+                    raise SparError("spar finetune: give the run directory first: `spar finetune RUN --steps N`")
+                summary = api.finetune(settings.pop("run"), settings.pop("steps"), listener=display, **settings)
     except KeyboardInterrupt:
-        print(
-            "spar: interrupted; the new folder keeps the curve so far, but fine-tuning is not resumed: begin again with another --out",
-            file=sys.stderr,
-        )
+        print("spar: interrupted; `spar finetune --resume NEW` goes on from the new folder's last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     report.show(console, summary)
     out = Path(summary["folder"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Explorer:
     """`rows` says how observations, actions and rewards are scaled: as in the log's training rows."""
 
     def __init__(self, env: EnvConfig, rows: HostRows, noise: float, seed: int) -> None:
-        self.name, self.env, self.rows, self.noise = env.id, env.make(), rows, noise
+        self.name, self.env, self.rows, self.noise, self.seed = env.id, env.make(), rows, noise, seed
         self.rng = np.random.default_rng([seed, 1])  # the environment draws from the seed itself
         self.obs, _ = self.env.reset(seed=seed)
         self.step, self.value, self.length = 0, 0.0, 0
@@ -37,10 +38,42 @@ class Explorer:
         Raises SparError when the environment returns a number that is not finite.
         """
         policy.reset(int(self.rng.integers(2**31)))
+
+        def act(_: int) -> np.ndarray:
+            own = self.rows.scaler.action_in(policy.act(self.obs).action)
+            return np.clip(own + self.noise * self.rng.standard_normal(own.shape, dtype=np.float32), -1.0, 1.0)
+
+        return self._steps(count, act)
+
+    def relive(self, rows: Transitions) -> None:
+        """What an explorer of the same seed lived before, in one `live`, once more: environment and random numbers then stand where they
+        stood. `rows` (n, ...) are what it returned.
+
+        Raises SparError when the environment shows another observation than then, before it is given the action that followed.
+        """
+        self.rng.integers(2**31)
+
+        def act(i: int) -> np.ndarray:
+            if not np.array_equal(self.rows.scaler.obs_in(self.obs), rows.obs[i]):
+                raise SparError(
+                    f"environment '{self.name}': step {self.step} does not come out as it did, so fine-tuning cannot go on as if it had "
+                    "never been cut off; add --new-episode to go on with a new episode"
+                )
+            self.rng.standard_normal(rows.action[i].shape, dtype=np.float32)
+            return np.asarray(rows.action[i])
+
+        self._steps(len(rows.obs), act)
+
+    def begin_anew(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Go on after `step` steps and the finished `episodes` with a new episode and new random numbers."""
+        self.step, self.episodes = step, list(episodes)
+        self.rng = np.random.default_rng([self.seed, 1, step])
+        self.value, self.length, self.obs = 0.0, 0, self.env.reset(seed=self.seed + step)[0]
+
+    def _steps(self, count: int, act: Callable[[int], np.ndarray]) -> Transitions:
         scaler, columns = self.rows.scaler, [list[np.ndarray | float]() for _ in range(5)]
-        for _ in range(count):
-            own = scaler.action_in(policy.act(self.obs).action)
-            action = np.clip(own + self.noise * self.rng.standard_normal(own.shape, dtype=np.float32), -1.0, 1.0)
+        for i in range(count):
+            action = act(i)
             following, reward, terminated, truncated, _ = self.env.step(scaler.action_out(action))
             self.step += 1
             if not (np.isfinite(following).all() and np.isfinite(reward)):

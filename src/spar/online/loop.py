@@ -15,8 +15,8 @@ from spar.data.episodes import HostRows
 from spar.deploy.policy import Policy
 from spar.evaluate.environments import EnvConfig
 from spar.online import replay
-from spar.online.explore import Explorer
-from spar.types import Algo, Config, DataNeeds, SparError, Spec, Stage, State
+from spar.online.explore import Episode, Explorer
+from spar.types import Algo, Config, DataNeeds, SparError, Spec, Stage, State, Transitions
 
 ONLINE_STEP = trainer.INIT_STEP - 1  # the "step" whose key starts fine-tuning's own keys; no offline step reaches it
 
@@ -96,19 +96,41 @@ class Loop:
         self.explorers = [Explorer(env, rows, settings.noise, seed) for seed in self.seeds]
         count = jnp.zeros(len(self.seeds), jnp.int32)
         self.state, self.guard = state, trainer.Guard(count, count.copy(), count.copy(), jnp.zeros(len(self.seeds), bool))
+        self.done = 0  # environment steps lived, and updates made, by each seed
 
     def policies(self) -> list[Policy]:
         """The present deployable policy of each seed."""
         return policies(self.algo, self.cfg, self.state, self.offline)
 
+    def go_on(self, state: State, guard: trainer.Guard, lived: Transitions, episodes: Sequence[Sequence[Episode]] | None = None) -> None:
+        """Stand where a loop of the same arguments stood after the steps `lived` (S, n, ...): the environments are led through them again,
+        or, where the finished `episodes` of each seed are given, begin a new one.
+
+        Raises SparError when an environment does not come out as it did.
+        """
+        self.state, self.guard, self.done = state, guard, lived.obs.shape[1]
+        for i, explorer in enumerate(self.explorers):
+            if episodes is not None:
+                explorer.begin_anew(self.done, episodes[i])
+                continue
+            for first in range(0, self.done, self.settings.block):
+                explorer.relive(jax.tree.map(lambda column, i=i, k=first: np.asarray(column[i, k : k + self.settings.block]), lived))
+        self._write(lived, 0)
+
+    def lived(self, first: int) -> Transitions:
+        """What every seed has lived from step `first` on: (S, n, ...), NumPy."""
+        return jax.tree.map(lambda column: np.asarray(column[:, first : self.done]), self.replay.lived)
+
     def run(self) -> Iterator[Moment]:
         """After every block, where it stands. Raises trainer.Halted when too many updates in a row were not finite."""
-        for done in range(0, self.settings.steps, self.settings.block):
+        for done in range(self.done, self.settings.steps, self.settings.block):
             count = min(self.settings.block, self.settings.steps - done)
             lived = [explorer.live(policy, count) for explorer, policy in zip(self.explorers, self.policies(), strict=True)]
-            rows = jax.tree.map(lambda *columns: jnp.asarray(np.stack(columns)), *lived)
-            self.replay = self.replay._replace(lived=replay.write(self.replay.lived, rows, jnp.int32(done)))
+            self._write(jax.tree.map(lambda *columns: np.stack(columns), *lived), done)
             yield self._learn(done, count)
+
+    def _write(self, rows: Transitions, at: int) -> None:
+        self.replay = self.replay._replace(lived=replay.write(self.replay.lived, jax.tree.map(jnp.asarray, rows), jnp.int32(at)))
 
     def _learn(self, done: int, count: int) -> Moment:
         first, end = jnp.int32(done), jnp.int32(done + count)
@@ -117,6 +139,7 @@ class Loop:
         self.state, self.guard, metrics = trainer.advance(self.work, self.state, self.guard, data, done, count)
         if bool(self.guard.halted.any()):
             raise trainer.Halted(self._explain())
+        self.done = done + count
         return Moment(done + count, self.state, self.guard, {name: np.asarray(value) for name, value in metrics.items()})
 
     def _explain(self) -> str:

@@ -1,8 +1,11 @@
-"""Fine-tuning of a finished run, from its checkpoint to a new folder: score, live and learn, score again, export. It is not resumed."""
+"""Fine-tuning of a finished run, from its checkpoint to a new folder: score, live and learn, score again, export. It can be resumed."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +21,14 @@ from spar.deploy import policy as deploy
 from spar.evaluate import rollout, scores, stats
 from spar.evaluate.environments import EnvConfig, chosen
 from spar.online import loop as online
+from spar.online.explore import Episode
 from spar.runs import environment, tables
+from spar.runs.cache import surroundings
 from spar.runs.checkpoint import last_state
-from spar.runs.config import RunConfig, to_dict
-from spar.runs.experiment import read_config, read_summary
+from spar.runs.config import RunConfig, from_dict, to_dict
+from spar.runs.experiment import ENVIRONMENT, read_config, read_summary
 from spar.runs.listener import Listener, Silent
+from spar.runs.lived import Lived
 from spar.runs.outcome import FINAL_SEED, describe_log, roll
 from spar.runs.rows import training_rows
 from spar.types import SparError
@@ -30,6 +36,7 @@ from spar.types import SparError
 CURVE_HEADER = ("step", "seed", "return_mean", "return_std", "normalised", "acceptance")
 EPISODES_HEADER = ("seed", "step", "return", "length", "terminated")
 RECORD_EVERY = 1000  # updates whose mean is one row of metrics.csv
+SECONDS = "seconds.json"  # what was spent up to the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -79,43 +86,80 @@ def configure(
     return Config(str(run), where, kept, found, cfg.config if config is None else config, eval_every, episodes or cfg.episodes)
 
 
+def read(out: Path) -> Config:
+    """The fine-tuning in `out`, as it was asked for. Raises SparError when the folder holds none."""
+    path = out / "config.json"
+    document = json.loads(path.read_text()) if path.is_file() else {}
+    if "finetune" not in document:
+        raise SparError(f"{out}: holds no fine-tuning; `spar finetune RUN --steps N` begins one")
+    plain = from_dict(Config, document["finetune"])
+    return dataclasses.replace(plain, config=from_dict(registry.get(document["offline"]["algo"]).config, plain.config, "config.config"))
+
+
 def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) -> dict[str, Any]:
     """Fine-tune into the new folder `out`; returns the summary, which is also written. The offline run is only read.
 
     Raises SparError when `out` exists, the log is not the run's, the environment does not fit, the algorithm has nothing to learn online,
     or too many updates in a row were not finite.
     """
-    began = time.monotonic()
-    run, listener = Path(cfg.run), listener or Silent()
-    offline, algo = read_config(run), registry.get(read_config(run).algo)
-    stage = online.online_stage(algo, cfg.config, offline.needs)
-    rows = _rows(run, offline, log, len(cfg.seeds) * cfg.settings.steps)
-    evaluator = rollout.Evaluator(cfg.env, log.spec)
-    state = last_state(run, offline, log.spec, cfg.seeds)
-    policies = [deploy.load(run, seed) for seed in cfg.seeds]
-    learner = online.Loop(algo, stage, cfg.config, cfg.settings, offline.loop, rows, cfg.env, cfg.seeds, state, policies)
-    with files.new_folder(out) as new:
-        files.write_json(new / "config.json", {"finetune": to_dict(cfg), "offline": to_dict(offline)})
-        files.write_json(new / "environment.json", {**environment.describe(), "dataset": describe_log(log)})
-    record = _Record(cfg, out, learner, evaluator, listener)
-    try:
-        record.go()
-    finally:  # what was learned until it was cut off is kept too
-        record.write()
-        learner.close()
-        evaluator.close()
-        provenance = {
-            "algo": algo.name,
-            "dataset": describe_log(log),
-            "steps": {"anchor": offline.steps_anchor, "residual": offline.steps_residual, "online": record.step},
-            "env": cfg.env.id,
-        }
-        deploy.save(out / "policy", dict(zip(cfg.seeds, learner.policies(), strict=True)), provenance)
-    summary = {"run": cfg.run, "algo": algo.name, "dataset": describe_log(log), **record.summary()}
-    summary["seconds"] = {**{key: round(value, 2) for key, value in record.seconds.items()}, "total": round(time.monotonic() - began, 2)}
-    summary["peak_memory_mib"] = round(environment.peak_memory_mib(), 1)
-    files.write_json(out / "summary.json", summary)
-    return summary
+    with contextlib.closing(_Setting(cfg, log)) as setting:
+        with files.new_folder(out) as new:
+            files.write_json(new / "config.json", {"finetune": to_dict(cfg), "offline": to_dict(setting.offline)})
+            files.write_json(new / ENVIRONMENT, {**surroundings(), "dataset": describe_log(log)})
+        listener = listener or Silent()
+        listener.say(f"{out}: if it is cut off, `spar finetune --resume {out}` goes on from its last checkpoint")
+        return _carry_out(setting, out, listener)
+
+
+def resume(out: Path, log: Log, listener: Listener | None = None, *, new_episode: bool = False) -> dict[str, Any]:
+    """Go on in `out` where a fine-tuning was cut off, to the bit as if it had not been; returns the summary, which is also written.
+    One that has finished is left as it is.
+
+    The environments are led through all that was lived; with `new_episode` they begin a new episode instead, which is not to the bit.
+    Raises SparError as `execute` does, and when an environment does not come out as it did.
+    """
+    if (out / "summary.json").is_file():
+        return dict(json.loads((out / "summary.json").read_text()))
+    listener = listener or Silent()
+    with contextlib.closing(_Setting(read(out), log)) as setting:
+        if moved := environment.go_on(out / ENVIRONMENT, surroundings()):
+            listener.say(f"warning: {out}: {moved}")
+        return _carry_out(setting, out, listener, new_episode=new_episode)
+
+
+def _carry_out(setting: _Setting, out: Path, listener: Listener, *, new_episode: bool = False) -> dict[str, Any]:
+    with files.held(out, "fine-tuning"):
+        files.sweep(out)
+        with contextlib.closing(Lived(out, setting.cfg.settings.steps)) as lived:
+            record = _Record(setting, out, lived, listener)
+            record.recall(new_episode)
+            try:
+                record.go()
+            finally:  # what was learned until it was cut off is there too, in tables and as a policy
+                record.write()
+                record.export()
+            summary = record.conclude()
+        lived.forget()
+        return summary
+
+
+class _Setting:
+    """What learns and where, before anything is written."""
+
+    def __init__(self, cfg: Config, log: Log) -> None:
+        run = Path(cfg.run)
+        self.cfg, self.log, self.offline = cfg, log, read_config(run)
+        self.algo = registry.get(self.offline.algo)
+        stage = online.online_stage(self.algo, cfg.config, self.offline.needs)
+        rows = _rows(run, self.offline, log, len(cfg.seeds) * cfg.settings.steps)
+        self.evaluator = rollout.Evaluator(cfg.env, log.spec)
+        state = last_state(run, self.offline, log.spec, cfg.seeds)
+        policies = [deploy.load(run, seed) for seed in cfg.seeds]
+        self.learner = online.Loop(self.algo, stage, cfg.config, cfg.settings, self.offline.loop, rows, cfg.env, cfg.seeds, state, policies)
+
+    def close(self) -> None:
+        self.learner.close()
+        self.evaluator.close()
 
 
 def _rows(run: Path, offline: RunConfig, log: Log, lived: int) -> HostRows:
@@ -132,46 +176,91 @@ def _rows(run: Path, offline: RunConfig, log: Log, lived: int) -> HostRows:
 
 
 class _Record:
-    """What is measured on the way, and the tables it goes to."""
+    """What is measured on the way, the tables it goes to, and what it goes on from."""
 
-    def __init__(self, cfg: Config, out: Path, learner: online.Loop, evaluator: rollout.Evaluator, listener: Listener) -> None:
-        self.cfg, self.out, self.learner, self.evaluator, self.listener = cfg, out, learner, evaluator, listener
+    def __init__(self, setting: _Setting, out: Path, lived: Lived, listener: Listener) -> None:
+        self.setting, self.cfg, self.learner = setting, setting.cfg, setting.learner
+        self.out, self.lived, self.listener = out, lived, listener
+        self.began = self.saved = time.monotonic()
+        self.between = setting.offline.loop.checkpoint_seconds
         self.metrics = tables.Table(out / "metrics.csv", tables.METRICS_HEADER)
         self.returns = tables.Table(out / "returns.csv", tables.RETURNS_HEADER)
         self.curve = tables.Table(out / "curve.csv", CURVE_HEADER)
-        self.scored: dict[int, list[rollout.Episodes]] = {}  # by step, one entry a seed
         self.pending: list[dict[str, np.ndarray]] = []
-        self.seconds = {"online": 0.0, "evaluation": 0.0}
-        self.step = 0  # lived by each seed
+        spent = out / SECONDS
+        self.seconds = json.loads(spent.read_text()) if spent.is_file() else {"online": 0.0, "evaluation": 0.0, "total": 0.0}
 
     def go(self) -> None:
         steps, every = self.cfg.settings.steps, self.cfg.eval_every
-        self.score(0)
-        self.listener.stage("online", 0, steps)
+        if not self.learner.done:
+            self.score(0)
+        self.listener.stage("online", self.learner.done, steps)
         mark = time.monotonic()
         for moment in self.learner.run():
-            self.step = moment.step
             self.pending.append(moment.metrics)
-            if moment.step % RECORD_EVERY < self.cfg.settings.block or moment.step == steps:
+            noted = moment.step % RECORD_EVERY < self.cfg.settings.block or moment.step == steps
+            if noted:
                 self.note(moment)
             self.listener.progress(moment.step, f"{sum(len(one.episodes) for one in self.learner.explorers)} episodes lived")
             self.seconds["online"] += time.monotonic() - mark
             if moment.step == steps or (every and moment.step % every == 0):
                 self.score(moment.step)
+            if noted and time.monotonic() - self.saved > self.between:  # what is pending is in no checkpoint
+                self.keep()
             mark = time.monotonic()
+
+    def recall(self, new_episode: bool) -> None:
+        """Stand where an earlier process had its last checkpoint, if it came that far."""
+        found = self.lived.recall(self.learner)
+        if found is None:
+            return
+        snapshot, rows = found
+        step = snapshot.position.step
+        self.listener.say(f"goes on from step {step}; " + ("with new episodes" if new_episode else "the environments are led there again"))
+        for table in (self.metrics, self.returns):
+            table.recall(0, step)
+        self.curve.rows = [row for row in tables.read(self.curve.path, CURVE_HEADER) if int(row[0]) <= step]
+        self.learner.go_on(snapshot.state, snapshot.guard, rows, self.episodes(step) if new_episode else None)
+
+    def episodes(self, step: int) -> list[list[Episode]]:
+        """Of each seed, those that an earlier process saw end up to `step`."""
+        rows = tables.read(self.out / "episodes.csv", EPISODES_HEADER)
+        return [
+            [Episode(int(at), float(v), int(n), ended == "1") for s, at, v, n, ended in rows if int(s) == seed and int(at) <= step]
+            for seed in self.cfg.seeds
+        ]
+
+    def keep(self) -> None:
+        """Tables first: on going on, rows beyond the checkpoint are dropped, missing ones could not be made again."""
+        self.write()
+        files.write_json(self.out / SECONDS, {**self.seconds, "total": self.seconds["total"] + time.monotonic() - self.began})
+        self.lived.keep(self.learner)
+        self.saved = time.monotonic()
+
+    def export(self) -> None:
+        """The policies as they now are; those of an earlier process, which did not come to the end, make way."""
+        offline = self.setting.offline
+        provenance = {
+            "algo": self.setting.algo.name,
+            "dataset": describe_log(self.setting.log),
+            "steps": {"anchor": offline.steps_anchor, "residual": offline.steps_residual, "online": self.learner.done},
+            "env": self.cfg.env.id,
+        }
+        shutil.rmtree(self.out / "policy", ignore_errors=True)
+        deploy.save(self.out / "policy", dict(zip(self.cfg.seeds, self.learner.policies(), strict=True)), provenance)
 
     def score(self, step: int) -> None:
         """Episodes of the deployed policy, without exploration, in environments of their own; at step 0 the offline run's, as it was."""
         began, env = time.monotonic(), self.cfg.env.task
         policies = self.learner.policies() if step else self.learner.offline
-        self.scored[step] = [roll(self.evaluator, policy, self.cfg.episodes, FINAL_SEED) for policy in policies]
-        for seed, policy, result in zip(self.cfg.seeds, policies, self.scored[step], strict=True):
+        results = [roll(self.setting.evaluator, policy, self.cfg.episodes, FINAL_SEED) for policy in policies]
+        for seed, policy, result in zip(self.cfg.seeds, policies, results, strict=True):
             normalised, acceptance = scores.normalise(env, result.returns.mean()), result.acceptance if policy.gated else None
             self.curve.add(step, seed, float(result.returns.mean()), float(result.returns.std()), _cell(normalised), _cell(acceptance))
             for episode, value in enumerate(result.returns):
                 self.returns.add(0, "online", step, seed, "policy", episode, float(value))
         self.write()
-        mean = np.mean([result.returns.mean() for result in self.scored[step]])
+        mean = np.mean([result.returns.mean() for result in results])
         self.listener.say(f"step {step}: return {mean:.1f} over {self.cfg.episodes} episodes a seed")
         self.seconds["evaluation"] += time.monotonic() - began
 
@@ -194,11 +283,19 @@ class _Record:
         for table in (self.metrics, self.returns, self.curve, episodes):
             table.write()
 
-    def summary(self) -> dict[str, Any]:
-        ends = {"offline": self.scored[0], "online": self.scored[self.cfg.settings.steps]}
-        returns = {name: np.stack([result.returns for result in results]) for name, results in ends.items()}
+    def conclude(self) -> dict[str, Any]:
+        """Write and return the summary, from the tables."""
+        steps = {"offline": 0, "online": self.cfg.settings.steps}
+        returns = {name: self._scored(step) for name, step in steps.items()}
         means = {name: scores.normalise(self.cfg.env.task, value.mean()) for name, value in returns.items()}
-        return {
+        accepted = {
+            name: [float(row[-1]) for row in self.curve.rows if int(row[0]) == step and row[-1] != ""] for name, step in steps.items()
+        }
+        self.seconds["total"] += time.monotonic() - self.began
+        summary = {
+            "run": self.cfg.run,
+            "algo": self.setting.algo.name,
+            "dataset": describe_log(self.setting.log),
             "env": self.cfg.env.task,
             "seeds": list(self.cfg.seeds),
             "steps": self.cfg.settings.steps,
@@ -207,13 +304,20 @@ class _Record:
             "intervals": {name: stats.bootstrap(value)._asdict() for name, value in returns.items()},
             "gain": stats.paired_gain(returns["online"], returns["offline"])._asdict(),
             "normalised": {name: float(value) for name, value in means.items() if value is not None} or None,
-            "acceptance": {name: [one.acceptance for one in results] for name, results in ends.items()} if self._gated() else None,
+            "acceptance": accepted if all(policy.gated for policy in self.learner.offline) else None,
             "lived_episodes": {str(s): len(one.episodes) for s, one in zip(self.cfg.seeds, self.learner.explorers, strict=True)},
             "skipped_steps": dict(zip(map(str, self.cfg.seeds), np.asarray(self.learner.guard.skipped).tolist(), strict=True)),
+            "seconds": {key: round(value, 2) for key, value in self.seconds.items()},
+            "peak_memory_mib": round(environment.peak_memory_mib(), 1),
         }
+        files.write_json(self.out / "summary.json", summary)
+        (self.out / SECONDS).unlink(missing_ok=True)
+        return summary
 
-    def _gated(self) -> bool:
-        return all(policy.gated for policy in self.learner.offline)
+    def _scored(self, step: int) -> np.ndarray:
+        """(S, episodes) returns of the evaluation at `step`."""
+        found = [[float(row[-1]) for row in self.returns.rows if int(row[2]) == step and int(row[3]) == seed] for seed in self.cfg.seeds]
+        return np.asarray(found)
 
 
 def _cell(value: Any) -> float | str:
