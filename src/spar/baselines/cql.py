@@ -93,9 +93,8 @@ def draw(cfg: Config, actor: ops.Params, rows: Transitions, key: jax.Array) -> t
     here, here_log = sample(cfg, actor, rows.obs, jax.random.normal(here_key, shape))
     there, there_log = sample(cfg, actor, rows.next_obs, jax.random.normal(there_key, shape))
     anywhere = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-    return jnp.concatenate([here, there, anywhere]), jnp.concatenate(
-        [here_log, there_log, jnp.full(shape[:-1], -shape[-1] * math.log(2.0))]
-    )
+    anywhere_log = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
+    return jnp.concatenate([here, there, anywhere]), jnp.concatenate([here_log, there_log, anywhere_log])
 
 
 def raised(log: common.Net, excess: jax.Array, learning_rate: float, name: str) -> common.Net:
@@ -107,12 +106,10 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     """The temperature, the actor, the critics and their multiplier, then the targets."""
     rows = batch.rows
     actor_key, next_key, draw_key = jax.random.split(key, 3)
-    alpha = jnp.exp(state.log_alpha.params)
+    alpha, own = jnp.exp(state.log_alpha.params), cfg.actor.learning_rate
     noise = jax.random.normal(actor_key, rows.action.shape)
-    actor, metrics = common.step(
-        lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise), state.actor, cfg.actor.learning_rate, "actor"
-    )
-    rate = cfg.actor.learning_rate if cfg.temperature_rate is None else cfg.temperature_rate
+    actor, metrics = common.step(lambda p: actor_loss(cfg, p, state.critics.params, alpha, rows, noise), state.actor, own, "actor")
+    rate = own if cfg.temperature_rate is None else cfg.temperature_rate
     log_alpha = raised(state.log_alpha, metrics["log_prob"] - rows.action.shape[-1], rate, "alpha")  # over the target entropy of -A
     count = cfg.samples if cfg.max_backup else 1
     next_action, next_log = sample(cfg, state.actor.params, rows.next_obs, jax.random.normal(next_key, (count, *rows.action.shape)))

@@ -34,6 +34,7 @@ ROOMS = (
     "method",
     "baselines",
     "evaluate",
+    "runs/rows.py",
 )  # of the package: what training runs through
 
 
