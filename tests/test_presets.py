@@ -173,6 +173,24 @@ def test_few_updates_take_faster_target_critics_and_many_the_published_ones() ->
     assert quick == {**dict.fromkeys(spar, 0.05), **slow, **settled}
 
 
+@pytest.mark.parametrize(
+    ("algo", "anchor", "residual", "expected"),
+    [
+        ("td3bc", 10_000, 6_000, 0.0625),
+        ("td3bc", 4_000, 1_000, 0.0625),  # fewer updates than the budget's: its rate
+        ("td3bc", 10_000, 22_000, 0.03125),  # twice as many
+        ("td3bc", 500_000, 500_000, 0.005),
+        ("iql", 26_000, 38_000, 0.005),
+        ("spar-mlp", 10_000, 1_000_000, 0.05),  # Stage II trains no critic
+        ("spar-proj", 40_000, 6_000, 0.0125),
+        (AUTO, 1_000_000, 6_000, 0.005),
+    ],
+)
+def test_the_rate_falls_to_the_published_one_as_updates_are_added(algo: str, anchor: int, residual: int, expected: float) -> None:
+    cfg = api.configure("hopper-medium", algo, steps_anchor=anchor, steps_residual=residual)
+    assert cfg.config.critic.polyak == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_decay_takes_the_whole_run(budget: str) -> None:
     means = BUDGETS[budget]

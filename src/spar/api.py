@@ -135,7 +135,7 @@ def configure(
         if preset and published is None and kind.gated:
             config = auto.union(preset.config) if algo == AUTO else preset.config(algo)
         if hasattr(config, "critic"):
-            rate = means.polyak.get(algo, means.faster * config.critic.polyak)
+            rate = means.target_rate(kind, config.critic.polyak, *steps)
             config = dataclasses.replace(config, critic=dataclasses.replace(config.critic, polyak=rate))
         if getattr(config, "decay_steps", 0):  # over the whole run, however long that is
             config = dataclasses.replace(config, decay_steps=sum(steps))

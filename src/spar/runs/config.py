@@ -69,6 +69,12 @@ class BudgetSteps:
     polyak: dict[str, float]  # rates of those that take another one
     log_every: int  # updates between signs of life
 
+    def target_rate(self, algo: Algo, published: float, anchor: int, residual: int) -> float:
+        """Of the target critics in a run of so many updates: the budget's; in k times the budget's updates, k times slower, but no slower
+        than published. Only those updates count that train critics."""
+        own, given = (self.steps_anchor, anchor) if algo.gated else (self.steps_anchor + self.steps_residual, anchor + residual)
+        return max(published, self.polyak.get(algo.name, self.faster * published) * min(1.0, own / max(given, 1)))
+
 
 # Where 0.02, four times the published rate, was not the better of the two that were tried on hopper-replay: docs/readings.md
 POLYAK = {name: 0.05 for name, algo in registry.ALGOS.items() if algo.gated} | {AUTO: 0.05}
