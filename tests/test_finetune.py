@@ -20,7 +20,7 @@ from spar.data.sources import npz
 from spar.deploy import policy as deploy
 from spar.online import loop, replay
 from spar.online.explore import Explorer
-from spar.runs import experiment, finetune
+from spar.runs import experiment, finetune, finetune_plan
 from spar.types import Batch, SparError, Transitions
 from tests.conftest import plant_log, tiny
 from tests.pendulum import ENV, LIMIT, SEEDS, STEPS, fingerprints, pendulum_log, table, train, write_log
@@ -229,7 +229,7 @@ def test_the_policy_left_behind_is_the_one_that_was_scored(tuned: Path) -> None:
 
 def test_the_same_seeds_give_the_same_policies(runs: dict[str, Path], tuned: Path, tmp_path: Path, data: Path) -> None:
     own = dataclasses.replace(experiment.read_config(runs["spot"]).config, online_steps=100)
-    cfg = finetune.configure(runs["spot"], STEPS, config=own, block=20, eval_every=0)
+    cfg = finetune_plan.configure(runs["spot"], STEPS, config=own, block=20, eval_every=0)
     summary = finetune.execute(cfg, tmp_path / "again", npz.read(data))
     offline, arrays, again = (load_file(f / "policy" / "arrays.safetensors") for f in (runs["spot"], tuned, tmp_path / "again"))
     assert all(np.array_equal(arrays[key], again[key]) for key in arrays)  # evaluations on the way do not touch the course

@@ -21,12 +21,12 @@ from spar.data.rows import from_rows
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
 from spar.method import anchor, critics, flow, gate, residual, spar
-from spar.runs import checkpoint, experiment, finetune
+from spar.runs import checkpoint, experiment, finetune, finetune_plan
 from spar.runs.config import EvalConfig
 from spar.runs.listener import Silent
 from spar.types import Batch, SparError, Spec, Transitions
 from tests.conftest import plant_log, plant_rows, tiny
-from tests.test_finetune import ENV, pendulum_log
+from tests.pendulum import ENV, pendulum_log
 
 LOG = plant_log()
 SCALER = LOG.scaler()
@@ -381,7 +381,7 @@ def test_a_run_is_cut_goes_on_and_is_finetuned(algo: str, kind: anchor.Kind, tmp
     for name, array in exported.items():
         np.testing.assert_array_equal(before[f"seed-0/{name}"], array)
 
-    finetune.execute(finetune.configure(run, 20, block=10, eval_every=0), tmp_path / "tuned", log)
+    finetune.execute(finetune_plan.configure(run, 20, block=10, eval_every=0), tmp_path / "tuned", log)
     after = load_file(tmp_path / "tuned" / "policy" / "arrays.safetensors")
     changed = {key.split("/")[1] for key, array in before.items() if not np.array_equal(array, after[key])}
     assert changed == {"critics", "residual" if algo == "spar-flow" else "decoder"}

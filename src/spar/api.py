@@ -25,7 +25,7 @@ from spar.evaluate.rollout import Evaluator
 from spar.report import compare as compared
 from spar.report import finetune as tuned
 from spar.report import page
-from spar.runs import auto, experiment, outcome
+from spar.runs import auto, experiment, finetune_plan, outcome
 from spar.runs import compare as comparison
 from spar.runs import finetune as online
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, DataConfig, EvalConfig, RunConfig, algorithm
@@ -283,12 +283,12 @@ def finetune(
     `out`/summary.json, with the folder's path.
 
     `out` is a new folder, by default a dated one beside the run; `log` is needed only where the run was trained on arrays in memory.
-    `settings` are those of `spar.runs.finetune.configure`: env, seeds, config, eval_every, episodes, noise, new_share, block. Raises
+    `settings` are those of `spar.runs.finetune_plan.configure`: env, seeds, config, eval_every, episodes, noise, new_share, block. Raises
     SparError when the run has not finished, the log is not the run's, the environment does not fit, or the algorithm has nothing to
     learn online.
     """
     run = Path(run)
-    cfg, offline = online.configure(run, steps, **settings), experiment.read_config(run)
+    cfg, offline = finetune_plan.configure(run, steps, **settings), experiment.read_config(run)
     folder = Path(out) if out else Path(f"{run}-online-{datetime.now():%Y%m%d-%H%M%S}")
     summary = online.execute(cfg, folder, log or catalog.load(offline.dataset, tier=offline.data.tier), listener)
     tuned.draw(folder, summary)
@@ -306,9 +306,12 @@ def resume_finetune(
     and when an environment does not come out as it did: then before it is given any action that followed.
     """
     folder = Path(folder)
-    offline = experiment.read_config(Path(online.read(folder).run))
-    summary = online.resume(folder, log or catalog.load(offline.dataset, tier=offline.data.tier), listener, new_episode=new_episode)
-    tuned.draw(folder, summary)
+    summary = finetune_plan.finished(folder)
+    if summary is None:
+        offline = finetune_plan.offline_run(folder)
+        summary = online.resume(folder, log or catalog.load(offline.dataset, tier=offline.data.tier), listener, new_episode=new_episode)
+    if not (folder / "plots").is_dir():
+        tuned.draw(folder, summary)
     return {**summary, "folder": str(folder)}
 
 

@@ -32,8 +32,11 @@ def sweep(folder: Path) -> None:
     """Remove what writers that were killed have left in `folder`."""
     for path in folder.glob(".*.tmp-*"):
         process = path.name.rsplit(".tmp-", 1)[1].split("-")[0]
-        if path.is_file() and process.isdecimal() and not _alive(int(process)):
-            path.unlink(missing_ok=True)
+        if process.isdecimal() and not _alive(int(process)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

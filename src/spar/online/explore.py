@@ -49,26 +49,32 @@ class Explorer:
         """What an explorer of the same seed lived before, in one `live`, once more: environment and random numbers then stand where they
         stood. `rows` (n, ...) are what it returned.
 
-        Raises SparError when the environment shows another observation than then, before it is given the action that followed.
+        Raises SparError when the environment does not come out as it did, before it is given any action that followed.
         """
         self.rng.integers(2**31)
 
         def act(i: int) -> np.ndarray:
             if not np.array_equal(self.rows.scaler.obs_in(self.obs), rows.obs[i]):
-                raise SparError(
-                    f"environment '{self.name}': step {self.step} does not come out as it did, so fine-tuning cannot go on as if it had "
-                    "never been cut off; add --new-episode to go on with a new episode"
-                )
+                raise self.differs()
             self.rng.standard_normal(rows.action[i].shape, dtype=np.float32)
             return np.asarray(rows.action[i])
 
-        self._steps(len(rows.obs), act)
+        found = self._steps(len(rows.obs), act)
+        if not all(np.array_equal(a, b) for a, b in zip(found[:5], rows[:5], strict=True)):
+            raise self.differs()
 
-    def begin_anew(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Go on after `step` steps and the finished `episodes` with a new episode and new random numbers."""
-        self.step, self.episodes = step, list(episodes)
-        self.rng = np.random.default_rng([self.seed, 1, step])
-        self.value, self.length, self.obs = 0.0, 0, self.env.reset(seed=self.seed + step)[0]
+    def differs(self) -> SparError:
+        """What is said of an environment that does not come out as it did."""
+        return SparError(
+            f"environment '{self.name}': step {self.step} does not come out as it did, so fine-tuning cannot go on as if it had never been "
+            "cut off; add --new-episode to go on with a new episode"
+        )
+
+    def begin_anew(self, step: int, episodes: Sequence[Episode], times: int) -> None:
+        """Go on after `step` steps and the finished `episodes` with a new episode and new random numbers, for the so many-th time."""
+        self.rng = np.random.default_rng([self.seed, 1, step, times])
+        self.obs, _ = self.env.reset(seed=int(self.rng.integers(2**31)))
+        self.step, self.value, self.length, self.episodes = step, 0.0, 0, list(episodes)
 
     def _steps(self, count: int, act: Callable[[int], np.ndarray]) -> Transitions:
         scaler, columns = self.rows.scaler, [list[np.ndarray | float]() for _ in range(5)]

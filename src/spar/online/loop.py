@@ -15,7 +15,7 @@ from spar.data.episodes import HostRows
 from spar.deploy.policy import Policy
 from spar.evaluate.environments import EnvConfig
 from spar.online import replay
-from spar.online.explore import Episode, Explorer
+from spar.online.explore import Explorer
 from spar.types import Algo, Config, DataNeeds, SparError, Spec, Stage, State, Transitions
 
 ONLINE_STEP = trainer.INIT_STEP - 1  # the "step" whose key starts fine-tuning's own keys; no offline step reaches it
@@ -102,20 +102,18 @@ class Loop:
         """The present deployable policy of each seed."""
         return policies(self.algo, self.cfg, self.state, self.offline)
 
-    def go_on(self, state: State, guard: trainer.Guard, lived: Transitions, episodes: Sequence[Sequence[Episode]] | None = None) -> None:
-        """Stand where a loop of the same arguments stood after the steps `lived` (S, n, ...): the environments are led through them again,
-        or, where the finished `episodes` of each seed are given, begin a new one.
+    def relive(self, part: Transitions, again: bool) -> None:
+        """Stand where a loop of the same arguments stood after the steps of `part` (S, n, ...), which follow those that this one has lived,
+        but for what was learned. With `again` the environments are led through them, else they stay as they are.
 
         Raises SparError when an environment does not come out as it did.
         """
-        self.state, self.guard, self.done = state, guard, lived.obs.shape[1]
-        for i, explorer in enumerate(self.explorers):
-            if episodes is not None:
-                explorer.begin_anew(self.done, episodes[i])
-                continue
-            for first in range(0, self.done, self.settings.block):
-                explorer.relive(jax.tree.map(lambda column, i=i, k=first: np.asarray(column[i, k : k + self.settings.block]), lived))
-        self._write(lived, 0)
+        count = part.obs.shape[1]
+        for first in range(0, count if again else 0, self.settings.block):
+            for i, explorer in enumerate(self.explorers):
+                explorer.relive(jax.tree.map(lambda x, i=i, k=first: np.asarray(x[i, k : k + self.settings.block]), part))
+        self._write(part, self.done)
+        self.done += count
 
     def lived(self, first: int) -> Transitions:
         """What every seed has lived from step `first` on: (S, n, ...), NumPy."""
@@ -137,9 +135,9 @@ class Loop:
         batches = replay.draw(self.mix, self.replay, end, self.keys, first, self.settings.block)
         data = trainer.Data(batches, {}, self.keys)
         self.state, self.guard, metrics = trainer.advance(self.work, self.state, self.guard, data, done, count)
+        self.done = done + count
         if bool(self.guard.halted.any()):
             raise trainer.Halted(self._explain())
-        self.done = done + count
         return Moment(done + count, self.state, self.guard, {name: np.asarray(value) for name, value in metrics.items()})
 
     def _explain(self) -> str:

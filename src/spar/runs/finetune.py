@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,16 @@ from spar.data import memory
 from spar.data.episodes import HostRows, Log
 from spar.deploy import policy as deploy
 from spar.evaluate import rollout, scores, stats
-from spar.evaluate.environments import EnvConfig, chosen
 from spar.online import loop as online
 from spar.online.explore import Episode
 from spar.runs import environment, tables
-from spar.runs.cache import surroundings
+from spar.runs.cache import ROOMS, code
 from spar.runs.checkpoint import last_state
-from spar.runs.config import RunConfig, from_dict, to_dict
-from spar.runs.experiment import ENVIRONMENT, read_config, read_summary
+from spar.runs.config import RunConfig, to_dict
+from spar.runs.experiment import ENVIRONMENT, read_config
+from spar.runs.finetune_plan import Config, fingerprint, finished, offline_run, read
 from spar.runs.listener import Listener, Silent
-from spar.runs.lived import Lived
+from spar.runs.lived import Lived, forget
 from spar.runs.outcome import FINAL_SEED, describe_log, roll
 from spar.runs.rows import training_rows
 from spar.types import SparError
@@ -39,61 +36,9 @@ RECORD_EVERY = 1000  # updates whose mean is one row of metrics.csv
 SECONDS = "seconds.json"  # what was spent up to the last checkpoint
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides the outcome of fine-tuning, beside the offline run."""
-
-    run: str
-    env: EnvConfig
-    seeds: tuple[int, ...]  # of the offline run's
-    settings: online.Settings
-    config: Any  # the algorithm's own: the offline run's unless changed
-    eval_every: int  # steps between evaluations; 0: before and after alone
-    episodes: int  # of every evaluation, from the start states of the offline run's final one
-
-
-def configure(
-    run: Path,
-    steps: int,
-    *,
-    env: str | None = None,
-    seeds: Sequence[int] | None = None,
-    config: Any = None,
-    eval_every: int = 5000,
-    episodes: int | None = None,
-    **settings: Any,
-) -> Config:
-    """`env`: gymnasium's id, by default the run's own environment; `seeds`: by default all of the run's; `settings`: the other fields of
-    online.Settings. Raises SparError when `run` has not finished, or for numbers that make no sense."""
-    cfg, own = read_config(run), read_summary(run)
-    where = chosen(cfg.env, env)
-    if where is None:
-        raise SparError(f"{run}: this run names no environment; give one with --env")
-    kept = tuple(cfg.seeds if seeds is None else seeds)
-    unknown = [seed for seed in kept if seed not in own["seeds"]]
-    if unknown or not kept or len(set(kept)) != len(kept):
-        raise SparError(f"{run}: seeds are {list(kept)}; choose among {', '.join(map(str, cfg.seeds))}, each once")
-    found = online.Settings(steps, **settings)
-    if found.steps < 1 or found.block < 1 or not found.noise >= 0 or eval_every < 0:
-        raise SparError("steps and block must be at least 1, noise and eval-every at least 0")
-    if episodes is not None and episodes < 1:
-        raise SparError(f"episodes is {episodes}; it must be at least 1")
-    lived = round((0.5 if found.new_share is None else found.new_share) * cfg.loop.batch_size)
-    if not 1 <= lived < cfg.loop.batch_size:
-        raise SparError(f"new-share is {found.new_share}; of a batch of {cfg.loop.batch_size} it must leave both lived and logged rows")
-    if eval_every % found.block:
-        raise SparError(f"eval-every is {eval_every}; it must be a multiple of block, {found.block}")
-    return Config(str(run), where, kept, found, cfg.config if config is None else config, eval_every, episodes or cfg.episodes)
-
-
-def read(out: Path) -> Config:
-    """The fine-tuning in `out`, as it was asked for. Raises SparError when the folder holds none."""
-    path = out / "config.json"
-    document = json.loads(path.read_text()) if path.is_file() else {}
-    if "finetune" not in document:
-        raise SparError(f"{out}: holds no fine-tuning; `spar finetune RUN --steps N` begins one")
-    plain = from_dict(Config, document["finetune"])
-    return dataclasses.replace(plain, config=from_dict(registry.get(document["offline"]["algo"]).config, plain.config, "config.config"))
+def _surroundings() -> dict[str, Any]:
+    """As of offline runs, the code that fine-tunes included."""
+    return {**environment.describe(), "code": code(*ROOMS, "online", "deploy")}
 
 
 def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) -> dict[str, Any]:
@@ -102,13 +47,15 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
     Raises SparError when `out` exists, the log is not the run's, the environment does not fit, the algorithm has nothing to learn online,
     or too many updates in a row were not finite.
     """
+    listener = listener or Silent()
     with contextlib.closing(_Setting(cfg, log)) as setting:
+        document = {"finetune": to_dict(cfg), "offline": to_dict(setting.offline), "policy": fingerprint(Path(cfg.run))}
         with files.new_folder(out) as new:
-            files.write_json(new / "config.json", {"finetune": to_dict(cfg), "offline": to_dict(setting.offline)})
-            files.write_json(new / ENVIRONMENT, {**surroundings(), "dataset": describe_log(log)})
-        listener = listener or Silent()
+            files.write_json(new / "config.json", document)
+            files.write_json(new / ENVIRONMENT, {**_surroundings(), "dataset": describe_log(log)})
         listener.say(f"{out}: if it is cut off, `spar finetune --resume {out}` goes on from its last checkpoint")
-        return _carry_out(setting, out, listener)
+        with files.held(out, "fine-tuning"), contextlib.closing(Lived(out, cfg.settings.steps)) as lived:
+            return _carry_out(_Record(setting, out, lived, listener))
 
 
 def resume(out: Path, log: Log, listener: Listener | None = None, *, new_episode: bool = False) -> dict[str, Any]:
@@ -116,31 +63,37 @@ def resume(out: Path, log: Log, listener: Listener | None = None, *, new_episode
     One that has finished is left as it is.
 
     The environments are led through all that was lived; with `new_episode` they begin a new episode instead, which is not to the bit.
-    Raises SparError as `execute` does, and when an environment does not come out as it did.
+    Raises SparError as `execute` does, when the offline run is not the one it began from, and when an environment does not come out as it
+    did.
     """
-    if (out / "summary.json").is_file():
-        return dict(json.loads((out / "summary.json").read_text()))
-    listener = listener or Silent()
-    with contextlib.closing(_Setting(read(out), log)) as setting:
-        if moved := environment.go_on(out / ENVIRONMENT, surroundings()):
-            listener.say(f"warning: {out}: {moved}")
-        return _carry_out(setting, out, listener, new_episode=new_episode)
-
-
-def _carry_out(setting: _Setting, out: Path, listener: Listener, *, new_episode: bool = False) -> dict[str, Any]:
-    with files.held(out, "fine-tuning"):
+    listener, cfg = listener or Silent(), read(out)
+    with files.held(out, "fine-tuning"):  # before any environment is touched
+        summary = finished(out)
+        if summary is not None:
+            forget(out)
+            return summary
+        offline_run(out)
         files.sweep(out)
-        with contextlib.closing(Lived(out, setting.cfg.settings.steps)) as lived:
+        if moved := environment.go_on(out / ENVIRONMENT, _surroundings()):
+            listener.say(f"warning: {out}: {moved}")
+        with contextlib.closing(_Setting(cfg, log)) as setting, contextlib.closing(Lived(out, cfg.settings.steps)) as lived:
             record = _Record(setting, out, lived, listener)
             record.recall(new_episode)
-            try:
-                record.go()
-            finally:  # what was learned until it was cut off is there too, in tables and as a policy
-                record.write()
-                record.export()
-            summary = record.conclude()
-        lived.forget()
-        return summary
+            return _carry_out(record)
+
+
+def _carry_out(record: _Record) -> dict[str, Any]:
+    try:
+        record.go()
+    except KeyboardInterrupt:
+        record.keep_what_is_settled()
+        raise
+    finally:  # what was learned until it was cut off is there too, in tables and as a policy
+        record.write()
+        record.export()
+    summary = record.conclude()
+    forget(record.out)
+    return summary
 
 
 class _Setting:
@@ -187,6 +140,7 @@ class _Record:
         self.returns = tables.Table(out / "returns.csv", tables.RETURNS_HEADER)
         self.curve = tables.Table(out / "curve.csv", CURVE_HEADER)
         self.pending: list[dict[str, np.ndarray]] = []
+        self.settled = 0  # the last step of which everything is recorded
         spent = out / SECONDS
         self.seconds = json.loads(spent.read_text()) if spent.is_file() else {"online": 0.0, "evaluation": 0.0, "total": 0.0}
 
@@ -198,29 +152,49 @@ class _Record:
         mark = time.monotonic()
         for moment in self.learner.run():
             self.pending.append(moment.metrics)
-            noted = moment.step % RECORD_EVERY < self.cfg.settings.block or moment.step == steps
-            if noted:
+            if moment.step % RECORD_EVERY < self.cfg.settings.block or moment.step == steps:
                 self.note(moment)
             self.listener.progress(moment.step, f"{sum(len(one.episodes) for one in self.learner.explorers)} episodes lived")
             self.seconds["online"] += time.monotonic() - mark
             if moment.step == steps or (every and moment.step % every == 0):
                 self.score(moment.step)
-            if noted and time.monotonic() - self.saved > self.between:  # what is pending is in no checkpoint
+            self.settled = moment.step
+            if time.monotonic() - self.saved > self.between:
                 self.keep()
             mark = time.monotonic()
 
     def recall(self, new_episode: bool) -> None:
         """Stand where an earlier process had its last checkpoint, if it came that far."""
-        found = self.lived.recall(self.learner)
-        if found is None:
+        snapshot, learner = self.lived.recall(self.learner), self.learner
+        if snapshot is None:
+            self.listener.say("it was cut off before its first checkpoint: it begins again")
             return
-        snapshot, rows = found
         step = snapshot.position.step
-        self.listener.say(f"goes on from step {step}; " + ("with new episodes" if new_episode else "the environments are led there again"))
         for table in (self.metrics, self.returns):
             table.recall(0, step)
         self.curve.rows = [row for row in tables.read(self.curve.path, CURVE_HEADER) if int(row[0]) <= step]
-        self.learner.go_on(snapshot.state, snapshot.guard, rows, self.episodes(step) if new_episode else None)
+        self.pending = self.lived.pending()
+        if new_episode:
+            self.lived.begin_anew()
+        since = self.lived.junctions[-1] if self.lived.junctions else 0
+        self.listener.stage("led through what was lived", 0, step - since or 1)
+        self.begin_anew(since)
+        for part in self.lived.parts():
+            learner.relive(part, again=learner.done >= since)
+            self.listener.progress(max(0, learner.done - since), "")
+            self.begin_anew(since)
+        lived = self.episodes(step)
+        for explorer, own in zip(learner.explorers, lived, strict=True):
+            if explorer.episodes != own:
+                raise explorer.differs()
+        learner.state, learner.guard, self.settled = snapshot.state, snapshot.guard, step
+        self.listener.say(f"goes on from step {step}" + (" with a new episode" if new_episode else ""))
+
+    def begin_anew(self, since: int) -> None:
+        """Where the learner stands at the step after which nothing before is lived again: a new episode."""
+        if self.lived.junctions and self.learner.done == since:
+            for explorer, episodes in zip(self.learner.explorers, self.episodes(since), strict=True):
+                explorer.begin_anew(since, episodes, len(self.lived.junctions))
 
     def episodes(self, step: int) -> list[list[Episode]]:
         """Of each seed, those that an earlier process saw end up to `step`."""
@@ -234,8 +208,13 @@ class _Record:
         """Tables first: on going on, rows beyond the checkpoint are dropped, missing ones could not be made again."""
         self.write()
         files.write_json(self.out / SECONDS, {**self.seconds, "total": self.seconds["total"] + time.monotonic() - self.began})
-        self.lived.keep(self.learner)
+        self.lived.keep(self.learner, self.pending)
         self.saved = time.monotonic()
+
+    def keep_what_is_settled(self) -> None:
+        """A last checkpoint of a fine-tuning that is interrupted, unless an evaluation or the report of a block is not complete."""
+        if self.lived.until < self.settled == self.learner.done:
+            self.keep()
 
     def export(self) -> None:
         """The policies as they now are; those of an earlier process, which did not come to the end, make way."""
@@ -246,8 +225,11 @@ class _Record:
             "steps": {"anchor": offline.steps_anchor, "residual": offline.steps_residual, "online": self.learner.done},
             "env": self.cfg.env.id,
         }
+        fresh = self.out / "policy.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        deploy.save(fresh, dict(zip(self.cfg.seeds, self.learner.policies(), strict=True)), provenance)
         shutil.rmtree(self.out / "policy", ignore_errors=True)
-        deploy.save(self.out / "policy", dict(zip(self.cfg.seeds, self.learner.policies(), strict=True)), provenance)
+        fresh.replace(self.out / "policy")
 
     def score(self, step: int) -> None:
         """Episodes of the deployed policy, without exploration, in environments of their own; at step 0 the offline run's, as it was."""
@@ -307,6 +289,7 @@ class _Record:
             "acceptance": accepted if all(policy.gated for policy in self.learner.offline) else None,
             "lived_episodes": {str(s): len(one.episodes) for s, one in zip(self.cfg.seeds, self.learner.explorers, strict=True)},
             "skipped_steps": dict(zip(map(str, self.cfg.seeds), np.asarray(self.learner.guard.skipped).tolist(), strict=True)),
+            "new_episodes": self.lived.junctions,  # steps after which the environment was not led through what was lived before
             "seconds": {key: round(value, 2) for key, value in self.seconds.items()},
             "peak_memory_mib": round(environment.peak_memory_mib(), 1),
         }

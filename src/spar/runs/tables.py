@@ -16,7 +16,7 @@ RETURNS_HEADER = ("stage_index", "stage", "step", "seed", "policy", "episode", "
 
 
 class Table:
-    """A tidy table whose first column is the stage's index and whose third is the step within the stage."""
+    """A tidy table."""
 
     def __init__(self, path: Path, header: Sequence[str], rows: Sequence[tuple[Any, ...]] = ()) -> None:
         self.path, self.header = path, tuple(header)
@@ -31,7 +31,8 @@ class Table:
         files.write_text(self.path, text.getvalue())
 
     def recall(self, stage: int, step: int) -> None:
-        """Read back what an earlier process wrote, up to and including `step` of stage number `stage`."""
+        """Read back what an earlier process wrote, up to and including `step` of stage number `stage`: of a table whose first column is the
+        stage's index and whose third is the step within the stage."""
         if self.path.is_file():
             self.rows = [row for row in read(self.path, self.header) if (int(row[0]), int(row[2])) <= (stage, step)]
 
