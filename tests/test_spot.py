@@ -66,7 +66,7 @@ def test_spots_lambda_decays_online_to_its_floor() -> None:
 
 
 def test_spot_goes_on_online_from_its_offline_state() -> None:
-    """The online update at step 0 is the offline one; later its lambda is smaller; the density does not move."""
+    """The online update at step 0 is the offline one, later the one with a smaller lambda; the density does not move."""
     found, batch = trained("spot"), Batch(jax.tree.map(lambda column: column[:16], fixed_batch()), {})
 
     @jax.jit
@@ -80,6 +80,15 @@ def test_spot_goes_on_online_from_its_offline_state() -> None:
     assert float(metrics["lambda"]) == pytest.approx(found.cfg.lam)
     for a, b in zip(jax.tree.leaves(online.density), jax.tree.leaves(found.state.density), strict=True):
         np.testing.assert_array_equal(a, b)
+    cfg = dataclasses.replace(found.cfg, online_steps=100)
+    step = jnp.int32(40)  # the actor's turn too; 60 % of lambda are left
+    later, smaller, whole = (
+        jax.jit(update, static_argnums=0)(cfg, found.state, batch, KEY, step)[0]
+        for update in (registry.get("spot").online, functools.partial(spot.improve, lam=0.6 * cfg.lam), spot.update)
+    )
+    for a, b in zip(jax.tree.leaves(later), jax.tree.leaves(smaller), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert any(not np.allclose(a, b, rtol=1e-3) for a, b in zip(jax.tree.leaves(later), jax.tree.leaves(whole), strict=True))
 
 
 def test_spot_without_its_parts() -> None:

@@ -17,6 +17,7 @@ import pytest
 from spar import registry, trainer
 from spar.data import blocks
 from spar.data.episodes import HostRows
+from spar.runs.checkpoint import Checkpoints
 from spar.types import Stage, Transitions
 from tests.conftest import GATED, plant_log, tiny
 
@@ -109,8 +110,8 @@ def test_resumed_equals_uninterrupted_to_the_bit(algo: str, cut: int) -> None:
 
 
 @pytest.mark.parametrize("algo", [name for name, kind in registry.ALGOS.items() if not kind.gated])
-def test_a_competitor_resumes_to_the_bit(algo: str) -> None:
-    """Cut in the middle, wherever its stages and the statistics that it took at the start then are."""
+def test_a_competitor_resumes_to_the_bit(algo: str, tmp_path: Path) -> None:
+    """Cut in the middle, wherever its stages and the statistics that it took at the start then are, and read back from a checkpoint."""
     record, cfg = registry.get(algo), tiny(algo)
     rows = HostRows(LOG, LOG.scaler(), next_action=record.data.next_action).on_device()
     steps, chunks = trainer.stage_steps(record, 20, 15), list[trainer.Chunk]()
@@ -118,8 +119,16 @@ def test_a_competitor_resumes_to_the_bit(algo: str) -> None:
     def go_on(start: trainer.Snapshot) -> trainer.Snapshot:
         return trainer.run(record, cfg, rows, [0], steps, SETTINGS, start, chunks.append)
 
-    whole = go_on(trainer.start(record, cfg, LOG.spec, [0]))
-    equal(whole.state, go_on(chunks[len(chunks) // 2].snapshot).state)
+    start = trainer.start(record, cfg, LOG.spec, [0])
+    whole, cut = go_on(start), chunks[len(chunks) // 2].snapshot
+    for _ in range(2):  # as one process writes it and the next one finds it
+        kept = Checkpoints(tmp_path / "checkpoints", steps)
+        if kept.manager.latest_step() is None:
+            kept.save(cut)
+        found = kept.latest(start)
+        kept.close()
+    assert found is not None and found.position == cut.position
+    equal(whole.state, go_on(found).state)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(whole.state) if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
