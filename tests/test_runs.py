@@ -293,6 +293,7 @@ def test_algos_prints_a_name_a_line_and_presets_all_tasks(capsys: pytest.Capture
     assert cli.main(["presets"]) == 0
     printed = capsys.readouterr().out
     assert all(task in printed for task in presets.PRESETS)
+    assert all(f"\n{algo} " in printed for algo in competitors)
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_spot_goes_on_online_from_its_offline_state() -> None:
 
 
 def test_spot_without_its_parts() -> None:
-    """A Gaussian density is a log likelihood; without normalisation the actor's loss is -Q + lambda times the penalty."""
+    """A Gaussian density's penalty is in units of the CVAE's loss; without normalisation the actor's loss is -Q + lambda times it."""
     found, rows = trained("spot"), jax.tree.map(lambda column: column[:16], fixed_batch())
     cfg = dataclasses.replace(found.cfg, normalise_q=False, density="gaussian", actor=dataclasses.replace(found.cfg.actor, dropout=0.0))
 
@@ -106,5 +106,6 @@ def test_spot_without_its_parts() -> None:
         return loss, metrics["support_loss"], q, action, mean, raw
 
     loss, support, q, action, mean, raw = (np.asarray(value) for value in parts(found.state))
-    assert support == pytest.approx(-stats.norm.logpdf(action, mean, np.exp(raw)).sum(-1).mean(), rel=1e-4)
+    unit = cfg.cvae.kl_weight / cfg.cvae.latent_per_action  # of L_VAE in nats; one action dimension
+    assert support == pytest.approx(-unit * stats.norm.logpdf(action, mean, np.exp(raw)).sum(-1).mean(), rel=1e-4)
     assert loss == pytest.approx(-q.mean() + 0.5 * support, rel=1e-4)

@@ -7,8 +7,8 @@
 
 beta is a Gaussian, pi a normal truncated to the box that starts as beta and acts with its mean, which is nearer the middle than that of the
 whole normal; the means of these are tanh-bounded, log sigma lies between -5 and 0. The third
-operator, easy BCQ, trains no policy and is left out. The stages' shares are near the authors' 5e5, 2e6 and 1e5 steps; they take 1024 units
-a layer. Targets move on every step at half the rate instead of on every second.
+operator, easy BCQ, trains no policy and is left out. The stages' shares are near the authors' 5e5, 2e6 and 1e5 steps. Targets move on
+every step at half the rate instead of on every second.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from spar.baselines import common
 from spar.types import Algo, Batch, DataNeeds, Metrics, Spec, Stage, Transitions
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 0.0
+WIDE = (1024, 1024)
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Config:
     temperature: float = 1.0  # T of the exponential weights, inverse: larger follows the advantage more
     max_weight: float = 100.0  # cap of the exponential
     samples: int = 10  # actions for the means over 10
-    actor: common.ActorConfig = field(default_factory=lambda: common.ActorConfig(learning_rate=1e-4))
-    critic: common.CriticConfig = field(default_factory=lambda: common.CriticConfig(learning_rate=1e-4, polyak=0.0025))
+    actor: common.ActorConfig = field(default_factory=lambda: common.ActorConfig(hidden=WIDE, learning_rate=1e-4))
+    critic: common.CriticConfig = field(default_factory=lambda: common.CriticConfig(hidden=WIDE, learning_rate=1e-4, polyak=0.0025))
 
 
 class State(NamedTuple):

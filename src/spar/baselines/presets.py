@@ -90,7 +90,7 @@ PRESETS: dict[str, dict[Family, Preset]] = {
         "maze2d": Preset(_IQL, RAW, CORL),
     },
     "onestep": {
-        "locomotion": Preset(_ONESTEP, NEXT, "onestep-rl configs (2 x 256 instead of 2 x 1024 units; operator and weight tuned there)"),
+        "locomotion": Preset(_ONESTEP, NEXT, "onestep-rl configs (operator and weight tuned there for each dataset)"),
         "antmaze": Preset(_ONESTEP, dataclasses.replace(NEXT, reward_shift=-1.0), OURS + ", rewards - 1"),
         "adroit": Preset(_ONESTEP, dataclasses.replace(NEXT, reward="return-range"), OURS + ", rewards by the range of returns"),
         "maze2d": Preset(_ONESTEP, NEXT, OURS),

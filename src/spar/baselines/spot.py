@@ -28,7 +28,7 @@ from spar.types import Algo, Batch, Metrics, Spec, Stage, Transitions
 class Config:
     lam: float = 0.1  # lambda, weight of the support term
     samples: int = 1  # L, latents of the density's estimate; 1: the ELBO
-    density: Literal["cvae", "gaussian"] = "cvae"  # gaussian: the ablation, its penalty in nats
+    density: Literal["cvae", "gaussian"] = "cvae"  # gaussian: the ablation
     normalise_q: bool = True  # divide Q by the batch mean of |Q| in the actor's loss
     online_steps: int = 1_000_000  # steps of fine-tuning over which lambda falls by its whole
     online_floor: float = 0.2  # share of lambda that it never falls below
@@ -69,10 +69,10 @@ def cvae_log_prob(cfg: common.CVAEConfig, params: ops.Params, obs: jax.Array, ac
 
 
 def penalty(cfg: Config, params: ops.Params, obs: jax.Array, action: jax.Array, key: jax.Array) -> jax.Array:
-    """Minus the log density of actions, in units of L_VAE and without its constant, (B,)."""
-    if cfg.density == "gaussian":
-        return -ops.gaussian_log_prob(action, *common.mean_and_log_std(params, obs))
+    """Minus the log density of actions, in units of L_VAE, the CVAE's without its constant, (B,)."""
     act_dim, latent = action.shape[-1], common.latent_dim(cfg.cvae, action)
+    if cfg.density == "gaussian":
+        return -cfg.cvae.kl_weight / latent * ops.gaussian_log_prob(action, *common.mean_and_log_std(params, obs))
     noise = jax.random.normal(key, (cfg.samples, len(obs), latent))
     if cfg.samples == 1:
         return common.negative_elbo(cfg.cvae, params, obs, action, noise[0])[0]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spar import presets, registry
+from spar.baselines import presets as baselines
 from spar.cli.common import arg, parse, wide
 from spar.cli.compare import compare
 from spar.cli.data import data
@@ -133,7 +134,8 @@ def algos(argv: Sequence[str], console: Console) -> None:
 
 
 def show_presets(argv: Sequence[str], console: Console) -> None:
-    """The paper's settings, task by task. `spar train` takes them by itself for a dataset named after the task."""
+    """The paper's settings, task by task, and where the competitors' come from. `spar train` takes them by itself for a dataset named after
+    the task."""
     parse(lambda: None, argv, "spar presets", show_presets.__doc__)
     table = Table(box=None, pad_edge=False, header_style="bold")
     names = [f.name for f in dataclasses.fields(presets.Preset) if f.name not in ("source", "episodes")]
@@ -146,6 +148,12 @@ def show_presets(argv: Sequence[str], console: Console) -> None:
     print(
         f"Mazes that the paper does not have take the row of the nearest, PointMaze's with its own rewards: {', '.join(presets.NEAREST)}."
     )
+    sources = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("competitor", *baselines.FAMILIES):
+        sources.add_column(name, overflow="fold")
+    for algo, families in baselines.PRESETS.items():
+        sources.add_row(algo, *(families[name].source for name in baselines.FAMILIES))
+    wide(console, 170).print("", sources)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {

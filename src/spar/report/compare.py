@@ -110,6 +110,8 @@ def notes(document: dict[str, Any]) -> list[str]:
         found.append(
             f"Evaluation ends an episode after {limit} steps, as D4RL's does; where logged ones last longer, their return does not compare."
         )
+    if document["episodes"] and document["base"] is None:
+        found.append("No improvement is given: that is one over the anchor of SPAR, or over bc, and neither is among them.")
     if any("shared" in row.get("seconds", {}) for row in document["rows"]):
         found.append("Shared time: the stage was trained once, by an earlier row, with the same outcome to the bit.")
     return found + [f"{algo} did not finish: {why}" for algo, why in document["failed"].items()]
@@ -121,22 +123,24 @@ def markdown(document: dict[str, Any], header: list[str], rows: list[list[str]])
 
 
 def learning_curves(folder: Path, summaries: dict[str, dict[str, Any]]) -> plt.Figure | None:
-    """Mean return during training over seeds and episodes; thin where only the anchor acts. None where nothing was evaluated."""
+    """Mean return during training over seeds and episodes, at the end that of the final evaluation; dashed before the stage that trains the
+    policy. None where nothing was evaluated."""
     figure, axes = plt.subplots(figsize=(8, 4.2))
     for (algo, summary), colour in zip(summaries.items(), _colours(len(summaries)), strict=True):
         steps = trainer.stage_steps(registry.get(summary["algo"]), summary["steps"]["anchor"], summary["steps"]["residual"])
-        curves: dict[str, Curve] = {"anchor": {}, "policy": {}}
-        for stage, _, step, _, variant, _, value in tables.read(folder / algo / "returns.csv", tables.RETURNS_HEADER):
-            curves[variant].setdefault(sum(steps[: int(stage)]) + int(step), []).append(float(value))
-        for variant, curve in curves.items():
+        curves: dict[bool, Curve] = {False: {}, True: {}}  # by whether the policy is being trained
+        for stage, _, step, _, _, _, value in tables.read(folder / algo / "returns.csv", tables.RETURNS_HEADER):
+            curves[int(stage) == len(steps) - 1].setdefault(sum(steps[: int(stage)]) + int(step), []).append(float(value))
+        if curves[True] or curves[False]:
+            curves[True][sum(steps)] = np.ravel(summary["returns"]["policy"]).tolist()
+        for trained, curve in curves.items():
             x = sorted(curve)
-            label = algo if variant == ("policy" if curves["policy"] else "anchor") else None
-            style = {"linewidth": 0.9, "linestyle": "--"} if variant == "anchor" else {"marker": "o", "markersize": 3}
-            axes.plot(x, [np.mean(curve[step]) for step in x], color=colour, label=label, **style)
+            style = {"marker": "o", "markersize": 3} if trained else {"linewidth": 0.9, "linestyle": "--"}
+            axes.plot(x, [np.mean(curve[step]) for step in x], color=colour, label=algo if trained else None, **style)
     if not any(len(line.get_xdata()) for line in axes.lines):
         plt.close(figure)
         return None
-    axes.set_xlabel("updates (dashed: first stage, the anchor acts)")
+    axes.set_xlabel("updates (dashed: before the stage that trains the policy)")
     axes.set_ylabel("return, mean of seeds and episodes")
     _legend(axes)
     return figure

@@ -9,7 +9,7 @@ from spar.studies.grid import REPRESENTATIVE, Study, Task, Variant
 from spar.studies.predicates import alike, better
 
 PUBLISHED = "as published"
-LAMBDAS = (0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # 0.025 to 1: the weights that its authors chose for one task or another
+LAMBDAS = (0.025, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0)  # 0.025 to 1: the weights that its authors chose for one task or another
 PARTS: dict[str, dict[str, Any]] = {
     "Gaussian density": {"density": "gaussian"},
     "Q not normalised": {"normalise_q": False},
@@ -38,8 +38,8 @@ SPOT = Study(
         Claim("Dividing by the mean of |Q| matters little: within ten points", alike(PUBLISHED, "Q not normalised", 10.0)),
     ),
     notes=(
-        "The claims are those of SPOT's authors. A Gaussian's penalty is in nats, the CVAE's in units of its loss, and Q that is not "
-        "normalised has the scale of the rewards: there the published weight is another one.",
+        "The claims are those of SPOT's authors. Both densities are in units of the CVAE's loss, so the published weight means the same; Q "
+        "that is not normalised has the scale of the rewards, and there it is another one.",
     ),
 )
 
