@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from spar.evaluate import stats
-from spar.studies import claims, predicates, results, study_scores, tables
+from spar.studies import claims, predicates, results, tables
 from spar.studies.claims import Claim, Results
 from spar.studies.predicates import Place
 
@@ -309,18 +309,6 @@ def test_numbers_changed_by_hand_are_named_in_every_kind_of_cell() -> None:
         assert said.startswith("t a: the file says") and said.endswith("the file was changed by hand.")
 
 
-def test_shapes_that_seeds_disagree_about_decide_nothing() -> None:
-    def judged(*asked: str, rows: int = 4000) -> claims.Verdict:
-        geometry = {"seeds": {str(i): {"recommended": algo, "rows": rows} for i, algo in enumerate(asked)}}
-        sure, other = ({"seeds": {"0": {"recommended": algo, "rows": 4000}}} for algo in ("spar-mlp", "spar-proj"))
-        found = {"unimodal": sure, "multimodal": other, "sparse": other, "narrow": geometry}
-        tasks = {name: {"paper": name, "regime": name} for name in found}
-        return study_scores.regimes(Results({"cells": [], "tasks": tasks, "measured": {"geometry": {"x": found}}}))
-
-    assert judged("spar-proj", "spar-proj").held is True and judged("spar-mlp", "spar-mlp").held is False
-    assert judged("spar-proj", "spar-mlp").held is None and judged("spar-proj", rows=50).held is None
-
-
 def test_what_speaks_against_a_run_is_said_beside_its_number() -> None:
     curve = [[5, "policy", 0.0, 0.0, 0.0]]
     ill = cell("t", "a", NOISE, run="quick/t/a", curve=curve, collapsed=["0", "42"], moving=["0"])
@@ -330,16 +318,6 @@ def test_what_speaks_against_a_run_is_said_beside_its_number() -> None:
         "Critics still moving when Stage I ended, seeds a task: t (1 of 3).",
     ]
     assert tables.unwell(document(cell("t", "a", NOISE, run="quick/t/a", curve=curve))) == []
-
-
-def test_the_hits_of_auto_are_counted() -> None:
-    """Right and sure on one, wrong and sure on another by ten points, not told apart on a third."""
-    shapes = {"s": 5.0, "t": -10.0, "u": 1e-3}
-    cells = [cell(name, "SPAR-MLP", NOISE + more) for name, more in shapes.items()]
-    cells += [cell(name, "SPAR-PROJ", NOISE if abs(more) > 1 else NOISE[::-1, ::-1]) for name, more in shapes.items()]
-    said = study_scores.hits(Results(document(*cells, regimes=dict.fromkeys(shapes))), dict.fromkeys(shapes, "SPAR-MLP"))
-    assert "on 2 of 3 tasks (equal on 0, told apart on 2)" in said and "largest 10.0" in said
-    assert "No task" in study_scores.hits(Results(document(cells[0])), {"s": "SPAR-MLP"})
 
 
 def test_a_changed_return_is_noticed() -> None:

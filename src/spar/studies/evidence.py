@@ -34,15 +34,14 @@ def write(folder: Path = Path("results"), out: Path = Path("docs/evidence.md")) 
 def page(folder: Path, out: Path) -> str:
     """The page's text; pictures are addressed from `out`."""
     paths = [folder / f"{name}.json" for name in STUDIES]
-    documents = [results.read(path) for path in paths if path.is_file()]
+    documents = [STUDIES[path.stem].shown(results.read(path)) for path in paths if path.is_file()]
     if not documents:
         return f"{HEAD}\n{NOTHING}"
     address = Path(os.path.relpath(folder, out.parent)).as_posix()
     sections = []
     for document in documents:
         study = STUDIES[document["study"]]
-        has_picture = (folder / f"{study.name}.png").is_file()
-        sections.append(tables.section(document, study.claims, f"{address}/{study.name}.png" if has_picture else None))
+        sections.append(tables.section(document, study.claims, tables.pictures(study.name, folder, f"{address}/")))
     missing = [f"`{name}`" for name in STUDIES if name not in {document["study"] for document in documents}]
     parts = [HEAD, "## What was run\n", overview(documents).markdown() + "\n"]
     if missing:

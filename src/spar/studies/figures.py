@@ -56,12 +56,12 @@ def panels(count: int, width: float, height: float, columns: int = COLUMNS) -> t
     return figure, list(grid.flat[:count])
 
 
-def _clean(axes: plt.Axes) -> None:
+def clean(axes: plt.Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def _legend_below(figure: plt.Figure, drawn: list[plt.Axes]) -> None:
+def legend_below(figure: plt.Figure, drawn: list[plt.Axes]) -> None:
     """One legend for all panels, each label once."""
     found = {label: handle for axes in drawn for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if found:
@@ -85,7 +85,7 @@ def plot_residual_distribution(documents: dict[str, Document], arrays: dict[str,
         band, column = divmod(i, across)
         own = grid[0] if alone else grid[band * len(sets) : (band + 1) * len(sets), column]
         _embedding(figure, list(own), sets, _titled(name, documents), arrays[name])
-    _legend_below(figure, list(grid.flat))
+    legend_below(figure, list(grid.flat))
     return figure
 
 
@@ -131,7 +131,7 @@ def plot_action_support(documents: dict[str, Document], arrays: dict[str, Arrays
         left.set_title(f"{task}: boundaries of 95 % of the actions", fontsize=9)
         _ratios(right, runs, paints)
         right.set_title(f"{task}: 95 % quantile of kNN distance", fontsize=9)
-    _legend_below(figure, list(grid[:, 0]))
+    legend_below(figure, list(grid[:, 0]))
     return figure
 
 
@@ -146,7 +146,7 @@ def _boundaries(axes: plt.Axes, runs: list[Run], arrays: dict[str, Arrays], pain
     share = 100 * runs[0][2]["plane_share"]
     axes.set_xlabel(f"first two principal directions of the logged actions ({share:.0f} % of their variance)", fontsize=8)
     axes.tick_params(labelsize=8)
-    _clean(axes)
+    clean(axes)
 
 
 def _outline(axes: plt.Axes, corners: np.ndarray, label: str, **style: Any) -> None:
@@ -169,7 +169,7 @@ def _ratios(axes: plt.Axes, runs: list[Run], paints: dict[str, str]) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("over the log's own (dashed: 1); dots: seeds", fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
-    _clean(axes)
+    clean(axes)
 
 
 # Figure 4
@@ -197,8 +197,8 @@ def plot_action_space(documents: dict[str, Document], arrays: dict[str, Arrays])
         axes.set_xlabel("distance; dashed: 95 % quantile", fontsize=8)
         axes.set_ylabel("density", fontsize=8)
         axes.tick_params(labelsize=8)
-        _clean(axes)
-    _legend_below(figure, drawn)
+        clean(axes)
+    legend_below(figure, drawn)
     return figure
 
 
@@ -222,8 +222,8 @@ def plot_training_curves(documents: dict[str, Document], arrays: dict[str, Array
         axes.set_ylabel("normalised return" if normalised else "return", fontsize=8)
         axes.xaxis.set_major_formatter(_thousands)
         axes.tick_params(labelsize=8)
-        _clean(axes)
-    _legend_below(figure, drawn)
+        clean(axes)
+    legend_below(figure, drawn)
     return figure
 
 

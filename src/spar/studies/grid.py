@@ -23,6 +23,7 @@ from spar.trainer import Settings
 from spar.types import SparError
 
 Regime = Literal["unimodal", "multimodal", "narrow", "sparse"]
+Derived = tuple[list[dict[str, Any]], list[str]]  # cells and notes
 SMOKE = "smoke"  # of studies alone: does every part of them work?
 SMOKE_TASK, SMOKE_SEEDS, SMOKE_RUNS = "hopper-replay", (0,), 3
 SMOKE_SETTINGS: dict[str, Any] = {
@@ -65,7 +66,7 @@ TEN = (
     "walker2d-medium-expert", "pen-cloned", "pen-human", "antmaze-umaze-diverse", "antmaze-large-diverse",
 )  # fmt: skip
 
-SUITE = (*TEN, "hopper-medium", "halfcheetah-medium", "walker2d-medium", "pointmaze-umaze", "pointmaze-large")
+SUITE = (*TEN, "hopper-medium-replay", "hopper-medium", "halfcheetah-medium", "walker2d-medium", "pointmaze-umaze", "pointmaze-large")
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,15 @@ class Study:
     notes: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     picture: str | None = None  # the measurement that `figures` draws
-    derive: Callable[[dict[str, Any]], None] | None = None  # adds to the result document what follows from it
+    derive: Callable[[dict[str, Any]], Derived] | None = None  # what follows from a result document, anew each time it is shown
     available: Callable[[], bool] = lambda: True  # whether what it varies exists here
+
+    def shown(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The document with what follows from it, which no file holds: a number that is changed there changes that too."""
+        if self.derive is None:
+            return document
+        cells, notes = self.derive(document)
+        return {**document, "cells": [*document["cells"], *cells], "notes": [*document["notes"], *notes]}
 
 
 def limited(variants: Sequence[Variant]) -> list[Variant]:

@@ -15,7 +15,7 @@ from spar.evaluate import offline
 from spar.method import gate, topology
 from spar.studies.measure_run import Arrays, Document, opened
 
-STATES = 4000  # logged states that policies are asked on; the paper's number of points in figure 2
+STATES = 4000  # logged states that policies are asked on, as many as the paper samples for figure 2: a point each in every set
 SHARE = 0.95  # of projected actions inside a boundary
 PAIRS = 20_000  # of logged actions whose distance is measured
 POLICIES: dict[str, dict[str, float]] = {"ungated": gate.UNGATED, "policy": {}}

@@ -15,7 +15,7 @@ from spar.data import catalog
 from spar.data.episodes import Log
 from spar.runs.config import RunConfig
 from spar.runs.listener import Listener, Silent
-from spar.studies import grid, paper, results, tables
+from spar.studies import curves, grid, paper, results, tables
 from spar.studies.grid import Measurement, Study, Task, Variant
 from spar.studies.store import Store, measured
 from spar.types import SparError
@@ -171,7 +171,7 @@ class _Work:
         if not self.runs:
             reasons = [cell["failed"] for cell in self.cells if cell["failed"]]
             raise SparError(f"{self.study.name}: every run failed; {reasons[0] if reasons else 'there was none'}")
-        document = {
+        return {
             **{key: getattr(self.study, key) for key in ("title", "source", "about")},
             "study": self.study.name,
             "notes": list(self.study.notes),
@@ -184,32 +184,22 @@ class _Work:
             "cells": self.cells,
             "measured": self.measured,
         }
-        if self.study.derive:
-            self.study.derive(document)
-        return document
 
 
 def write(study: Study, document: dict[str, Any], out: Path, pictures: Pictures) -> None:
-    """results/NAME.json, NAME.md and, where the study has a picture, NAME.png."""
+    """results/NAME.json, NAME.md, where the study has a picture NAME.png, and where it trained policies NAME-curves.png."""
     out.mkdir(parents=True, exist_ok=True)
-    has_picture = study.picture in pictures
-    if has_picture:
+    if study.picture in pictures:
         draw(str(study.picture), pictures, out / f"{study.name}.png")
     results.write(out / f"{study.name}.json", document)
-    again = results.read(out / f"{study.name}.json")
-    files.write_text(out / f"{study.name}.md", tables.section(again, study.claims, f"{study.name}.png" if has_picture else None, "#"))
+    shown = study.shown(results.read(out / f"{study.name}.json"))
+    if curves.has(shown):
+        curves.draw(shown, out / f"{study.name}{curves.ENDING}")
+    addresses = tables.pictures(study.name, out, "")
+    files.write_text(out / f"{study.name}.md", tables.section(shown, study.claims, addresses, "#"))
 
 
 def draw(name: str, pictures: Pictures, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     from spar.studies import figures
 
-    figure = figures.PLOTS[name](*pictures[name])
-    temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
-    temporary.replace(path)
+    curves.save(figures.PLOTS[name](*pictures[name]), path)

@@ -9,10 +9,10 @@ import numpy as np
 
 from spar import registry
 from spar.data.episodes import Log
-from spar.diagnose.geometry import FEW
+from spar.diagnose.geometry import FEW, Geometry, recommend
 from spar.runs import auto
 from spar.studies.claims import Claim, Part, Results, Verdict, difference, joint, together
-from spar.studies.grid import SUITE, TEN, Measurement, Study, Task, Variant, guide_edit
+from spar.studies.grid import SUITE, TEN, Derived, Measurement, Study, Task, Variant, guide_edit
 from spar.studies.measure_run import opened
 from spar.studies.predicates import against_all, best, better, collapses, compare, values
 
@@ -22,6 +22,7 @@ LABELS = {
     "plas": "PLAS", "lapo": "LAPO", "spot": "SPOT",
 }  # fmt: skip
 PAIRED = "SPAR-PROJ, paired"
+PAIRED_VARIANT = Variant(PAIRED, "spar-proj", {"imitation.reading": "paired"})  # eq. 10 to the letter
 MIXED = ("multimodal", "narrow", "sparse")
 ALWAYS = {"gate.eta_abs": -1e9, "gate.eta_rel": -1e9, "gate.obs_margin": 1e9}  # -1e9: Table 10's threshold that everything passes
 GLOBAL = {"anchor.kind": "zero", **ALWAYS, "gate.candidates": 1}  # the residual of an anchor at 0 is the action itself, never gated
@@ -46,7 +47,7 @@ def table1(task: Task, budget: str) -> list[Variant]:
     return [
         Variant("Base", "spar-mlp", shows="anchor"),
         *(Variant(label(name), name) for name in (*first, *rest)),
-        Variant(PAIRED, "spar-proj", {"imitation.reading": "paired"}),
+        PAIRED_VARIANT,
         *(Variant(label(name), name) for name in ours if name not in first),
     ]
 
@@ -80,8 +81,8 @@ TABLE1 = Study(
         Claim("On multimodal residuals SPAR-MLP drops below its anchor", better("Base", "SPAR-MLP", "multimodal")),
         Claim("On multimodal residuals SPAR-PROJ returns more than in-support learning and value gradients",
               best("SPAR-PROJ", ("AWAC", "IQL", "LAPO", "BCQ", "TD3+BC", "CQL", "PLAS"), "multimodal")),
-        Claim("On unimodal residuals SPAR-MLP returns more than policy gradient guidance (TD3+BC, CQL, PLAS)",
-              best("SPAR-MLP", ("TD3+BC", "CQL", "PLAS"), "unimodal")),
+        Claim("On unimodal residuals SPAR-MLP returns more than policy gradient guidance (BCQ, TD3+BC, CQL, PLAS)",
+              best("SPAR-MLP", ("BCQ", "TD3+BC", "CQL", "PLAS"), "unimodal")),
         Claim("On unimodal residuals SPAR-MLP returns more than in-support learning (AWAC, IQL, LAPO)",
               best("SPAR-MLP", ("AWAC", "IQL", "LAPO"), "unimodal")),
         Claim("On narrow and sparse data SPAR-PROJ returns more than in-support learning and value gradients",
@@ -103,6 +104,7 @@ def table2(task: Task, budget: str) -> list[Variant]:
         preset("Res. w/o LSI", task, edits=guide_edit(task.algo, 0.0)),
         Variant("CVAE base", "spar-proj", {**GLOBAL, **UNWEIGHTED, "imitation.lambda_g": 0.0}),
         Variant("Global SI", "spar-proj", GLOBAL),
+        *([PAIRED_VARIANT] if task.algo == "spar-proj" else []),
     ]
 
 
@@ -122,6 +124,7 @@ TABLE2 = Study(
         Claim("The gate of Stage III adds to the ungated residual", better("SPAR full", "w/o Stage III")),
         Claim("The improvement step adds to the fitted residual", better("SPAR full", "Res. w/o LSI")),
         Claim("A fitted residual alone already returns more than a generative clone", better("Res. w/o LSI", "CVAE base")),
+        Claim("So does the residual without Stage III", better("w/o Stage III", "CVAE base")),
     ),
     notes=(
         "CVAE base: SPAR-PROJ with its anchor at 0, unweighted, without imitation or gate, one sample: a CVAE clone of the actions.",
@@ -192,15 +195,26 @@ def own_run(task: Task) -> list[Variant]:
 GEOMETRY = Measurement("geometry", shape, own_run, keep=True)  # anchors are those of every variant
 
 
-def recommendations(document: dict[str, Any]) -> None:
-    """A column with the recommended variant's cells, and why it was recommended."""
+def concluded(geometry: dict[str, Any]) -> dict[str, Any]:
+    """What `auto` would choose, and why, from the shapes that a geometry document holds."""
+    seeds = {}
+    for seed, found in geometry["seeds"].items():
+        algo, reasons = recommend(Geometry(**{name: found[name] for name in Geometry._fields}))
+        seeds[seed] = {**found, "recommended": algo, "reasons": reasons}
+    return auto.conclude(seeds)
+
+
+def recommendations(document: dict[str, Any]) -> Derived:
+    """A column with the recommended variant's cells, why it was recommended, and how often that was right."""
     found = [item for documents in document["measured"].get("geometry", {}).values() for item in documents.items()]
+    cells, notes, recommended = list[dict[str, Any]](), list[str](), dict[str, str]()
     for task, geometry in found:
-        column = label(geometry["recommended"])
+        choice = concluded(geometry)
+        column = recommended[task] = label(choice["chosen"])
         own = [cell for cell in document["cells"] if cell["task"] == task and cell["column"] == column and not cell["failed"]]
-        document["cells"] += [{**cell, "column": RECOMMENDED, "paper": None, "run": None, "curve": []} for cell in own]
-        document["notes"].append(f"{task}: {column}, because of {'; '.join(geometry['reasons'])}.")
-    document["notes"].append(hits(Results(document), {task: label(geometry["recommended"]) for task, geometry in found}))
+        cells += [{**cell, "column": RECOMMENDED, "paper": None, "run": None, "curve": []} for cell in own]
+        notes.append(f"{task}: {column}, because of {'; '.join(choice['reasons'])}.")
+    return cells, [*notes, hits(Results(document), recommended)]
 
 
 def hits(results: Results, recommended: dict[str, str]) -> str:
@@ -230,7 +244,7 @@ def chosen_over_other(results: Results) -> Verdict:
         if geometry is None:
             parts.append(Part("missing", f"{name} (no geometry)"))
             continue
-        chosen = label(geometry["recommended"])
+        chosen = label(concluded(geometry)["chosen"])
         other = next(column for column in ("SPAR-MLP", "SPAR-PROJ") if column != chosen)
         parts.append(compare(results, task, f"{name}: {chosen} over {other}", chosen, other))
     return together(parts)
@@ -247,7 +261,7 @@ def regimes(results: Results) -> Verdict:
         if geometry is None:
             parts.append(Part("missing", name))
             continue
-        asked = {found["recommended"] for found in geometry["seeds"].values()}
+        asked = {found["recommended"] for found in concluded(geometry)["seeds"].values()}
         text = f"{name} asks for {' or '.join(sorted(asked))}, the paper calls it {regime}"
         if len(asked) > 1 or min(found["rows"] for found in geometry["seeds"].values()) < FEW:
             parts.append(Part("open", text))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spar.evaluate import stats
 from spar.runs.environment import unique
-from spar.studies import claims
+from spar.studies import claims, curves
 from spar.studies.claims import Claim, Verdict
 from spar.studies.grid import SMOKE
 from spar.studies.results import RETURN, SCORE
@@ -171,11 +172,15 @@ def _one_a_run(document: dict[str, Any]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def section(document: dict[str, Any], of: Sequence[Claim], picture: str | None, level: str = "##") -> str:
-    """A study's part of the page; `picture` is the address of its picture from there."""
+def pictures(name: str, folder: Path, address: str) -> list[str]:
+    """The addresses of a study's pictures in `folder`, which has that address from the page."""
+    return [f"{address}{name}{ending}" for ending in (".png", curves.ENDING) if (folder / f"{name}{ending}").is_file()]
+
+
+def section(document: dict[str, Any], of: Sequence[Claim], addresses: Sequence[str], level: str = "##") -> str:
+    """A study's part of the page; `addresses` are those of its pictures from there."""
     parts = [f"{level} {document['study']}: {document['title']}", f"{document['source']}. {document['about']}"]
-    if picture:
-        parts.append(f"![{document['title']}]({picture})")
+    parts += [f"![{document['title']}{': training curves' if one.endswith(curves.ENDING) else ''}]({one})" for one in addresses]
     if document["cells"]:
         parts.append(table(document).markdown())
     parts += verdicts(document, of)
