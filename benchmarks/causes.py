@@ -79,12 +79,16 @@ def read(row: dict[str, Any]) -> str:
         verdict = "surely worse" if interval["high"] < 0 else "not told apart"
     drift = [None if one is None else abs(one) for one in found["drift"]]
     poor = row["clone_share"] is not None and row["clone_share"] < POOR_CLONE
-    said = ["anchor: the clone returns less than half of what the log does"] if poor else []
+    said = []
+    if verdict == "not told apart":
+        said.append(f"{sum(gain > 0 for gain in row['seed_gains'])} of {len(row['seeds'])} seeds gain")
+    said += ["anchor: the clone returns less than half of what the log does"] if poor else []
     said += _word(drift, UNSETTLED, True, "critic: had not settled")
     said += _word(found["gains_order"], 0.0, False, "critic: predicted gains do not order real ones")
     said += _word(found["real_gain"], 0.0, False, "critic: accepted corrections show no real gain")
     said += _word(found["support"], STRAYS, True, "coverage: corrections leave the logged actions")
     said += _word(found["accepts"], SHUT, False, "gate: hardly opens")
+    said += ["gate: without it the policy surely returns more"] if row["opening"] and row["opening"]["low"] > 0 else []
     return f"{verdict}{': ' if said else ''}{'; '.join(said)}"
 
 

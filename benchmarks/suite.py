@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import causes
+import numpy as np
 import page
 
 import spar
@@ -47,7 +48,8 @@ gains for which the gate accepted a correction with those that the simulator sho
 without it, 32 noisy pairs a seed; *predicted gain*, *real gain*: their means, discounted. *support distance*: 95 % quantile of the distance
 to logged actions, over the log's own. The last column is what `benchmarks/causes.py` says by its limits: a clone below half of the log,
 critics that moved by more than 5 %, an order or a real gain not above 0, a distance above 1.1, a gate open on fewer than 5 % of the logged
-states; *perhaps* where Student's interval over the seeds does not bear it out.
+states, or surely higher returns without the gate; *perhaps* where Student's interval over the seeds does not bear it out. Where the gain
+is not told apart from none, how many seeds gain stands before that: all of three that gain by unequal amounts have an interval that wide.
 
 """
 HEADER = ("dataset", "transitions", "episodes", "behaviour", "normalised", "anchor", "95 % interval", "algorithm", "gain", "95 % interval",
@@ -59,6 +61,8 @@ def measured(run: api.Run) -> dict[str, Any]:
     summary, policy = run.summary, run.policy()
     geometry = offline.residual_geometry(policy, spar.load_log(run.config.dataset))
     environment = json.loads((run.folder / "environment.json").read_text())
+    returns = {name: np.asarray(summary["returns"][name]) for name in ("policy", "anchor", "ungated")}
+    gain = stats.paired_gain(returns["policy"], returns["anchor"])
     return {
         "causes": causes.measured(run),
         "clone_share": causes.clone_share(run),
@@ -67,7 +71,9 @@ def measured(run: api.Run) -> dict[str, Any]:
         "behaviour": summary["intervals"].get("behaviour", {}).get("mean"),
         "normalised": summary["normalised"]["behaviour"] if summary["normalised"] else None,
         "anchor": summary["intervals"]["anchor"],
-        "gain": stats.paired_gain(*(summary["returns"][name] for name in ("policy", "anchor")))._asdict(),
+        "gain": gain._asdict(),
+        "seed_gains": (returns["policy"].mean(1) - returns["anchor"].mean(1)).tolist(),
+        "opening": stats.paired_gain(returns["ungated"], returns["policy"])._asdict(),
         "acceptance": summary["gate"]["acceptance"],
         "delta_rho": geometry["delta_rho"],
         "directions": [geometry["directions_with_95_percent_of_variance"], policy.act_dim],

@@ -249,6 +249,18 @@ def test_gate_statistics_are_counts(run: Path) -> None:
     assert found["deferring_share"] == pytest.approx(1 - np.concatenate([episode.accepted for episode in episodes]).mean())
     assert sum(found["reasons"].values()) == pytest.approx(1)
     assert found["return_deferring_less"] * 2 + found["return_deferring_more"] * 2 == pytest.approx(sum(found["episode_return"]))
+    come: dict[str, list[float]] = {"deferring": [], "accepting": []}
+    above: dict[str, list[float]] = {"deferring": [], "accepting": []}
+    for episode in episodes:
+        for t, passed in enumerate(episode.accepted):
+            others = [other.rewards[t:].sum() for other in episodes if len(other.rewards) > t]
+            come["accepting" if passed else "deferring"].append(episode.rewards[t:].sum())
+            above["accepting" if passed else "deferring"].append(episode.rewards[t:].sum() - np.mean(others))
+    for name, values in come.items():
+        if values:
+            assert found["to_go"][name] == pytest.approx({"mean": np.mean(values), "above_same_step": np.mean(above[name])}, abs=1e-9)
+        else:
+            assert found["to_go"][name] is None
     policy = deploy.load(run)
     rolled = outcome.roll(Evaluator(ENV, Spec(policy.obs_dim, policy.act_dim)), policy, 4, 7)
     assert found["episode_return"] == pytest.approx(rolled.returns.tolist())

@@ -25,7 +25,9 @@ def on_states(decision: Decision) -> dict[str, Any]:
 
 def over_episodes(traces: Sequence[Trace]) -> dict[str, Any]:
     """Share of all steps that defers, reasons, and returns given each episode's share: the rank correlation, and the mean return of the
-    half of the episodes that defers less and of the half that defers more."""
+    half of the episodes that defers less and of the half that defers more. `to_go`: the mean undiscounted return still to come at steps
+    that defer and at steps that accept, and by how much each lies above that of all episodes that still run at the same step, since there
+    is less to come the later it is. None where there are no such steps."""
     share = np.asarray([1 - trace.accepted.mean() for trace in traces])
     returns = np.asarray([trace.rewards.sum() for trace in traces])
     halves = np.array_split(returns[np.argsort(share, kind="stable")], 2) if len(traces) > 1 else None
@@ -37,6 +39,20 @@ def over_episodes(traces: Sequence[Trace]) -> dict[str, Any]:
         "rank_correlation": rank_correlation(share, returns),
         "return_deferring_less": float(halves[0].mean()) if halves else None,
         "return_deferring_more": float(halves[1].mean()) if halves else None,
+        "to_go": _to_go(traces),
+    }
+
+
+def _to_go(traces: Sequence[Trace]) -> dict[str, dict[str, float] | None]:
+    table = np.full((len(traces), max(len(trace.rewards) for trace in traces)), np.nan)
+    for row, trace in zip(table, traces, strict=True):
+        row[: len(trace.rewards)] = np.cumsum(trace.rewards[::-1])[::-1]
+    above = np.concatenate([row[np.isfinite(row)] for row in table - np.nanmean(table, axis=0)])
+    come = np.concatenate([row[np.isfinite(row)] for row in table])
+    accepted = np.concatenate([trace.accepted for trace in traces]).astype(bool)
+    return {
+        name: {"mean": float(come[steps].mean()), "above_same_step": float(above[steps].mean())} if steps.any() else None
+        for name, steps in (("deferring", ~accepted), ("accepting", accepted))
     }
 
 

@@ -120,8 +120,13 @@ def _gate_lines(found: dict[str, Any]) -> list[str]:
         note = "of the steps of its own episodes"
         lines.append(_row("gate defers, episodes", _percent(own["deferring_share"]), note))
         if own["return_deferring_less"] is not None:
-            lines.append(_row("return, half that defers less", _number(own["return_deferring_less"], ".1f")))
+            note = f"rank correlation of share and return {_number(own['rank_correlation'])}"
+            lines.append(_row("return, half that defers less", _number(own["return_deferring_less"], ".1f"), note))
             lines.append(_row("return, half that defers more", _number(own["return_deferring_more"], ".1f")))
+        for name, come in own["to_go"].items():
+            if come:
+                note = f"{come['above_same_step']:+.1f} beside all episodes at the same step"
+                lines.append(_row(f"return to come, {name} steps", _number(come["mean"], ".1f"), note))
     return lines
 
 
