@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
     import jax
 
     return {
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": {
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
@@ -74,7 +74,7 @@ def peak_memory_mib() -> float:
     return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -119,6 +119,7 @@ class Measurement:
     smoke: Mapping[str, Any] = field(default_factory=dict)  # settings that differ in a smoke study
     cells: Callable[[str, dict[str, Any]], list[dict[str, Any]]] = lambda column, document: []
     keep: bool = False  # the documents in the result file too, for claims that read more than cells
+    machine: bool = False  # it depends on the machine, so another one measures anew
 
 
 @dataclass(frozen=True)

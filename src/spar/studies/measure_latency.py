@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spar.data.episodes import Log
+from spar.runs import environment
 from spar.studies.measure_run import Arrays, Document, opened
 from spar.types import SparError
 
@@ -26,7 +27,8 @@ def latency(
 
     deployed: `deploy.load` and `Policy.act`, NumPy alone. jax: the run's last checkpoint through the algorithm's `act`, jitted, with the
     observation brought to the device and the action back. For the first seed and each engine: mean, median and quantiles in `ms`, seconds
-    to `load` (JAX's import counted), peak resident memory in MiB from the start of its process, and whether JAX was loaded there.
+    to `load` (JAX's import counted), peak resident memory in MiB from the start of its process, and whether JAX was loaded there. And the
+    `machine` that this was measured on.
     Raises SparError when a process fails.
     """
     found = opened(run, log, gated=False)
@@ -36,7 +38,7 @@ def latency(
         path = Path(folder) / "observations.npy"
         np.save(path, log.observations[log.obs_index[index]].astype(np.float32), allow_pickle=False)
         rows = {engine: _measure(engine, run, seed, path, warm_up) for engine in engines}
-    return found.document(steps=steps, batch=1, seeds={str(seed): rows}), {}
+    return found.document(steps=steps, batch=1, machine=environment.describe()["machine"], seeds={str(seed): rows}), {}
 
 
 def _measure(engine: str, run: Path, seed: int, observations: Path, warm_up: int) -> Document:

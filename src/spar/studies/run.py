@@ -142,7 +142,7 @@ class _Work:
         arrays: dict[str, np.ndarray] = {}
         if not failed:
             try:
-                document, arrays = measured(run, measurement.name, measurement.measure, log, settings)
+                document, arrays = measured(run, measurement.name, measurement.measure, log, settings, machine=measurement.machine)
             except SparError as error:
                 failed = str(error)
         if failed:

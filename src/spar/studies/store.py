@@ -23,6 +23,7 @@ from spar.runs.listener import Listener
 from spar.types import SparError
 
 MEASURED = "measured"
+PACKAGES = ("scikit-learn", "scipy")  # that measure, beside those that train
 MEASURING = (  # the sources that a measurement runs through
     *("types.py", "nets.py", "ops.py", "trainer.py", "data", "method", "baselines", "evaluate", "deploy", "diagnose"),
     *("runs/auto.py", "runs/checkpoint.py", "runs/config.py", "runs/outcome.py", "runs/rows.py", "runs/tables.py"),
@@ -50,14 +51,23 @@ class Store:
 
 
 def measured(
-    run: Path, name: str, measure: Callable[..., tuple[dict[str, Any], dict[str, Any]]], log: Log, settings: Mapping[str, Any]
+    run: Path,
+    name: str,
+    measure: Callable[..., tuple[dict[str, Any], dict[str, Any]]],
+    log: Log,
+    settings: Mapping[str, Any],
+    *,
+    machine: bool = False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What `measure(run, log, **settings)` finds on a finished run: kept in RUN/measured/NAME-HASH.json and .npz, and read from there. The
-    hash is of the settings, and of the sources and the versions of the packages that measure.
+    hash is of the settings, of the sources and the versions of the packages that measure, and, where it says so, of the machine.
 
     Raises SparError for a file there that cannot be read.
     """
-    asked = {"settings": {key: settings[key] for key in sorted(settings)}, "versions": environment.describe()["versions"]}
+    here = environment.describe()
+    versions = {**here["versions"], **{package: environment.version(package) for package in PACKAGES}}
+    asked = {"settings": {key: settings[key] for key in sorted(settings)}, "versions": versions}
+    asked |= {"machine": here["machine"]} if machine else {}
     text = json.dumps(asked, default=str) + cache.code(*MEASURING)
     place = run / MEASURED / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
     document_path, arrays_path = place.with_suffix(".json"), place.with_suffix(".npz")

@@ -10,7 +10,7 @@ import numpy as np
 
 from spar.studies import measure
 from spar.studies.claims import Claim, Part, Results, Sign, Verdict, together
-from spar.studies.grid import TEN, Measurement, Study, Task, Variant
+from spar.studies.grid import TEN, Derived, Measurement, Study, Task, Variant
 from spar.studies.predicates import above, below, best, better
 from spar.studies.study_scores import GEOMETRY, PAIRED_VARIANT, label, own_run, preset, regimes
 
@@ -156,6 +156,15 @@ def latency_cells(column: str, document: Document) -> Cells:
     return found
 
 
+def measured_on(document: Document) -> Derived:
+    """The machines that decided, which need not be those that trained."""
+    found = [one for column in document["measured"].get("latency", {}).values() for one in column.values()]
+    machines = {
+        f"{one['machine']['cores']} cores of {one['machine']['processor']}, {', '.join(one['machine']['devices'])}" for one in found
+    }
+    return [], [f"Measured on {'; '.join(sorted(machines))}."] if machines else []
+
+
 TABLE11 = Study(
     name="table11",
     title="Latency and memory of a decision",
@@ -164,7 +173,18 @@ TABLE11 = Study(
     variants=no_scores,
     paper="table11",
     quoted=("DAC ms", "DAC MB"),
-    measurements=(Measurement("latency", measure.latency, runs_of("spar-proj"), smoke={"steps": 20, "warm_up": 5}, cells=latency_cells),),
+    measurements=(
+        Measurement(
+            "latency",
+            measure.latency,
+            runs_of("spar-proj"),
+            smoke={"steps": 20, "warm_up": 5},
+            cells=latency_cells,
+            keep=True,
+            machine=True,
+        ),
+    ),
+    derive=measured_on,
     claims=(
         Claim(
             "Ours: the deployed policy decides faster than the paper's SPAR-PROJ did on the paper's machine",
