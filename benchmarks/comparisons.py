@@ -30,7 +30,7 @@ checkpoint, wins and losses as they fell. The suite is [collected by D4RL's reci
 below a table take Student's intervals over seeds, which of three are wide, after Bonferroni's correction over the competitors.
 
 What was tuned on these returns: target critics follow, for each algorithm, at the better of two rates on hopper-replay, whose means are so
-the better of two, and elsewhere at the rate chosen there; of CQL and BCQ one alone was tried ([readings.md](readings.md#budgets)). SPAR had
+the better of two, and elsewhere at the rate chosen there; of CQL one alone was tried ([readings.md](readings.md#budgets)). SPAR had
 a second try on pointmaze-large, where its defaults had failed and it takes the paper's settings for AntMaze ([failures.md](failures.md));
 the others had none. All other settings but network sizes are as published for the task or its family, or *ours* where nobody published any
 ([competitors.md](competitors.md)), also learning rates that count on a million updates (Onestep, the CVAE of PLAS, the policy of CQL);
