@@ -52,10 +52,12 @@ def test_the_readings_are_ranked_over_the_tasks_that_have_them_all() -> None:
 
 
 def test_the_defaults_are_those_that_measure_best() -> None:
-    """Where the study has been run: `readings` sets them."""
-    path = Path(__file__).resolve().parents[1] / "results" / "readings.json"
-    if not path.is_file():
-        pytest.skip("results/readings.json is not there: the study has not been run yet")
+    """Where the study has been run, `readings` sets them; until then the page says that they are open."""
+    root = Path(__file__).resolve().parents[1]
+    path, said_open = root / "results" / "readings.json", "The default is *open*" in (root / "docs" / "readings.md").read_text()
+    assert said_open is not path.is_file()
+    if said_open:
+        return
     for factor in study_sweeps.FACTORS:
         _, found = study_sweeps.standings(Results(results.read(path)), factor)
         assert found and max(found, key=lambda value: found[value].mean) == factor.default, factor.path

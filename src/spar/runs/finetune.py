@@ -53,10 +53,6 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
         with files.new_folder(out) as new:
             files.write_json(new / "config.json", document)
             files.write_json(new / ENVIRONMENT, {**_surroundings(), "dataset": describe_log(log)})
-        if (span := getattr(cfg.config, "online_steps", 0)) > cfg.settings.steps:
-            listener.say(
-                f"note: lambda falls over {span:,} steps; --online-steps {cfg.settings.steps} lets it fall in these {cfg.settings.steps:,}"
-            )
         listener.say(f"{out}: if it is cut off, `spar finetune --resume {out}` goes on from its last checkpoint")
         with files.held(out, "fine-tuning"), contextlib.closing(Lived(out, cfg.settings.steps)) as lived:
             return _carry_out(_Record(setting, out, lived, listener))

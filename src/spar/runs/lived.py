@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -66,7 +67,8 @@ class Lived:
     def parts(self) -> Iterator[Transitions]:
         """What was lived up to the checkpoint, piece by piece. Raises SparError where a file cannot be read."""
         for path in sorted(self.rows.iterdir()):
-            yield Transitions(**{name: x for name, x in _load(path).items() if not name.startswith(PENDING)})  # type: ignore[arg-type]
+            columns: dict[str, Any] = {name: x for name, x in _load(path).items() if not name.startswith(PENDING)}
+            yield Transitions(**columns)
 
     def pending(self) -> list[Metrics]:
         """What was given to the `keep` that wrote the checkpoint."""
