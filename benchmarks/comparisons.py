@@ -1,7 +1,8 @@
 """docs/comparisons.md from finished comparisons: python benchmarks/comparisons.py [results/runs/quick]
 
 Every folder below it with a comparison.json of SPAR and several competitors (`spar compare TASK --algos ... --out FOLDER/TASK`) becomes a
-section: its table, whether SPAR's variants return surely more or less than each competitor, its notes, its pictures.
+section: its table, whether SPAR's variants return surely more or less than each competitor, its notes, its pictures. README.md gets the
+sentence about the embedded log.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ import numpy as np
 import page
 
 from spar import files, registry
-from spar.data import sheets
-from spar.evaluate import scores
+from spar.data import catalog, sheets
+from spar.evaluate import scores, stats
 from spar.report import compare as report
 from spar.runs import compare, experiment
 from spar.studies.claims import ERROR, difference, joint, show
+from spar.studies.study_scores import label
 
 PAGE = page.ROOT / "docs" / "comparisons.md"
 HEAD = """# SPAR and its competitors on equal terms
@@ -47,25 +50,63 @@ def returns(folder: Path, algo: str) -> np.ndarray:
     return values if normalised is None else normalised
 
 
-def verdicts(folder: Path, document: dict[str, Any]) -> list[str]:
-    """Each gated algorithm against every competitor, paired by seed and start state."""
+def compared(folder: Path, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, stats.Interval]]]:
+    """Each gated algorithm with the intervals of its leads over every competitor, the best first; paired by seed and start state."""
     tables = {row["run"]: returns(folder, row["run"]) for row in document["rows"] if "run" in row}
     competitors = sorted((algo for algo in tables if not registry.get(algo).gated), key=lambda algo: -tables[algo].mean())
+    for algo in (algo for algo in tables if competitors and algo not in competitors):
+        yield algo, {other: joint([tables[algo], tables[other]], difference, ERROR / len(competitors))[0] for other in competitors}
+
+
+def sure(leads: dict[str, stats.Interval]) -> tuple[list[str], list[str]]:
+    """Those that return surely less, and those that return surely more."""
+    return [other for other, one in leads.items() if one.low > 0], [other for other, one in leads.items() if one.high < 0]
+
+
+def verdicts(folder: Path, document: dict[str, Any]) -> list[str]:
     unit = "normalised points" if scores.reference(document["env"]) else "return"
     found = []
-    for algo in (algo for algo in tables if competitors and algo not in competitors):
-        intervals = {other: joint([tables[algo], tables[other]], difference, ERROR / len(competitors))[0] for other in competitors}
-        more, less = ([other for other, one in intervals.items() if sure(one)] for sure in (lambda i: i.low > 0, lambda i: i.high < 0))
-        said = [
-            f"returns surely {word} than {', '.join(f'`{other}`' for other in others)}"
-            for word, others in (("more", more), ("less", less))
-            if others
-        ]
-        rest = len(competitors) - len(more) - len(less)
+    for algo, leads in compared(folder, document):
+        told = dict(zip(("more", "less"), sure(leads), strict=True))
+        said = [f"returns surely {word} than {', '.join(f'`{other}`' for other in others)}" for word, others in told.items() if others]
+        rest = len(leads) - sum(map(len, told.values()))
         said += [f"is not told apart from {'the other ' if said else 'any of the '}{rest}"] if rest else []
-        best = competitors[0]
-        found.append(f"- `{algo}` {', '.join(said)}; against the best of them, `{best}`: {show(intervals[best])} {unit}.")
+        best = next(iter(leads))
+        found.append(f"- `{algo}` {', '.join(said)}; against the best of them, `{best}`: {show(leads[best])} {unit}.")
     return found
+
+
+def standing(folder: Path) -> str:
+    """README's sentence: where SPAR stands on the log that its first command trains on."""
+    document = json.loads((folder / compare.NAME).read_text())
+    algo, leads = next(iter(compared(folder, document)))
+    above, below = ([other for other, one in leads.items() if (one.mean < 0) == higher] for higher in (True, False))
+    losers, winners = sure(leads)
+    ends = [f"surely more than {_listed(losers)}"] if losers else []
+    ends += [f"surely less than {_listed(winners)}"] if winners else []
+    apart = f"{label(algo)} returns {' and '.join(ends)}" if ends else f"{label(algo)} is told apart from none of them"
+    return (
+        f"On the same log, with as many updates and {len(document['seeds'])} seeds each, {_listed(above) or 'no competitor'} "
+        f"{'has a' if len(above) < 2 else 'have'} higher mean return{'s' if len(above) > 1 else ''} than {label(algo)}, and "
+        f"{_listed(below) or 'none'} {'a lower one' if len(below) == 1 else 'lower ones'}; {apart}: "
+        "[docs/comparisons.md](docs/comparisons.md)."
+    )
+
+
+def _listed(algos: Sequence[str]) -> str:
+    names = [label(algo) for algo in algos]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def glance(folders: Sequence[Path]) -> str:
+    """Every algorithm's mean on every dataset."""
+    means, titles = list[dict[str, str]](), list[str]()
+    for folder in folders:
+        document = json.loads((folder / compare.NAME).read_text())
+        titles.append(document["dataset"]["name"])
+        means.append({row["run"]: f"{returns(folder, row['run']).mean():.1f}" for row in document["rows"] if "run" in row})
+    algos = [name for name in registry.ALGOS if any(name in one for one in means)]
+    return page.table(["", *titles], ([label(algo), *(one.get(algo, "not run") for one in means)] for algo in algos))
 
 
 def section(folder: Path) -> str:
@@ -96,7 +137,12 @@ def main() -> None:
     found = {path.parent.name: path.parent for path in parser.parse_args().runs.glob(f"*/{compare.NAME}")}
     order = [sheet["name"] for sheet in sheets.known()]
     several = [name for name in order if name in found and _both_kinds(found[name])]
-    files.write_text(PAGE, "\n\n".join([HEAD.rstrip(), *(section(found[name]) for name in several)]) + "\n")
+    folders = [found[name] for name in several]
+    at_once = f"Mean scores, in normalised points:\n\n{glance(folders)}"
+    files.write_text(PAGE, "\n\n".join([HEAD.rstrip(), at_once, *(section(folder) for folder in folders)]) + "\n")
+    for name in catalog.EMBEDDED:
+        if name in several:
+            page.put(page.ROOT / "README.md", "standing", standing(found[name]))
     print(PAGE)
 
 
