@@ -7,7 +7,8 @@ are rolled out from equal start states in the log's environment; the entropy bon
 has one on both sides. What cannot be set equal: in d3rlpy the log sigma of AWAC and IQL is a sigmoid between two bounds, and its CQL starts
 from PyTorch's weights, ours from CORL's. They draw their own weights and batches, so returns can only
 agree in distribution: the table gives the difference of the means with its 95 % interval over seeds and episodes. Results are kept in
-results/peers-returns.json, an algorithm at a time; what is there is not computed again.
+results/peers-returns.json, an algorithm at a time; what is there is not computed again. An algorithm whose update costs more can be run
+alone with fewer of them: the table says how many, and holds all that was kept.
 """
 
 from __future__ import annotations
@@ -117,13 +118,13 @@ def acting(learner: Any, scaler: Any) -> Callable[[np.ndarray], tuple[np.ndarray
     return act
 
 
-HEADER = ("algorithm", "here", "95 % interval", "d3rlpy", "95 % interval", "difference", "95 % interval")
+HEADER = ("algorithm", "updates", "here", "95 % interval", "d3rlpy", "95 % interval", "difference", "95 % interval")
 
 
 def cells(algo: str, record: dict[str, Any]) -> tuple[str, ...]:
     intervals = [stats.bootstrap(np.asarray(record[side])) for side in ("ours", "theirs")]
     intervals.append(stats.paired_gain(np.asarray(record["ours"]), np.asarray(record["theirs"])))
-    return (algo, *(text for i in intervals for text in (f"{i.mean:.0f}", f"[{i.low:.0f}, {i.high:.0f}]")))
+    return (algo, f"{record['updates']:,}", *(text for i in intervals for text in (f"{i.mean:.0f}", f"[{i.low:.0f}, {i.high:.0f}]")))
 
 
 def markdown(records: dict[str, Any]) -> str:
@@ -131,11 +132,11 @@ def markdown(records: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     episodes = len(first["ours"][0])
     about = (
-        f"{first['dataset']} ({first['fingerprint']}), {first['updates']:,} updates, seeds {', '.join(map(str, first['seeds']))}, "
+        f"{first['dataset']} ({first['fingerprint']}), seeds {', '.join(map(str, first['seeds']))}, "
         f"{episodes} episodes each, last checkpoint; {versions}; commits {', '.join(sorted({r['commit'][:7] for r in records.values()}))}. "
         "Raw returns: `results/peers-returns.json`."
     )
-    return f"{page.table(HEADER, (cells(algo, record) for algo, record in records.items()))}\n\n{about}"
+    return f"{page.table(HEADER, (cells(algo, records[algo]) for algo in THEIRS if algo in records))}\n\n{about}"
 
 
 def main() -> None:

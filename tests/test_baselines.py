@@ -21,7 +21,7 @@ from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
 from spar.method import gate
 from spar.runs.config import from_dict, to_dict
-from spar.types import Batch, Transitions
+from spar.types import Batch, DataNeeds, Spec, Transitions
 from tests import test_probes
 from tests.conftest import plant_log, tiny
 from tests.learning import Course, act, advance, learn
@@ -356,6 +356,15 @@ def test_presets_say_where_they_come_from_and_survive_json(algo: str) -> None:
     assert preset.data.next_action == data.next_action and preset.data.top_episodes == data.top_episodes
 
 
+def test_deterministic_iql_fits_by_the_weighted_square() -> None:
+    cfg, rows = dataclasses.replace(tiny("iql"), kind="deterministic"), fixed_batch()
+    params = registry.get("iql").init(cfg, Spec(7, 1), KEY).actor.params
+    advantage = np.linspace(-1, 3, len(rows.reward))
+    mean, _ = common.gaussian(cfg.actor, params, rows.obs)
+    expected = np.mean([min(np.exp(3 * a), 100) * np.sum((m - x) ** 2) for a, m, x in zip(advantage, mean, rows.action, strict=True)])
+    assert float(iql.actor_loss(cfg, params, jnp.asarray(advantage), rows)[0]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_online_iqls_policy_learns_at_its_full_rate() -> None:
     """After an offline run whose schedule has come to its end."""
     log = plant_log()
@@ -384,5 +393,7 @@ def test_presets_of_tasks() -> None:
     assert presets.preset_for("spot", "antmaze-umaze").config.lam == 0.25
     assert presets.preset_for("iql", "antmaze-large-diverse").config.expectile == 0.9
     assert presets.preset_for("iql", "hopper-medium").data.reward == "return-range"
+    assert presets.preset_for("iql", "hopper-medium-replay").config.kind == "deterministic"
+    assert presets.preset_for("iql", "walker2d-medium").data == DataNeeds()
     assert presets.preset_for("iql", "pointmaze-large") == presets.preset_for("iql", "maze2d-large") == presets.PRESETS["iql"]["maze2d"]
     assert presets.preset_for("spar-mlp", "hopper-medium") is None

@@ -173,8 +173,8 @@ def test_iql_decays_over_the_run_whatever_the_log_is_called() -> None:
 def test_what_an_algorithm_asks_of_the_data_can_be_set(tmp_path: Path) -> None:
     data = tmp_path / "plant.hdf5"
     d4rl.write(data, plant_rows(), {})
-    flags = ["--algo", "iql", "--needs.standardise", "--needs.reward", "raw", "--steps-anchor", "10", "--steps-residual", "10"]
+    flags = ["--algo", "iql", "--needs.no-standardise", "--needs.reward", "return-range", "--steps-anchor", "10", "--steps-residual", "10"]
     small = ["--loop.log-every", "10", "--loop.batch-size", "16", "--eval.every", "0", "--actor.hidden", "8", "--critic.hidden", "8"]
     assert cli.main(["train", str(data), "--out", str(tmp_path / "run"), *flags, *small]) == 0
     needs = experiment.read_config(tmp_path / "run").needs
-    assert needs.standardise and needs.reward == "raw"
+    assert not needs.standardise and needs.reward == "return-range"

@@ -10,7 +10,7 @@ import pytest
 from spar import api, cli, presets, registry
 from spar.runs.config import AUTO, BUDGETS, RunConfig, algorithm, run_config_from_dict, to_dict
 from spar.studies import grid
-from spar.types import SparError
+from spar.types import DataNeeds, SparError
 
 # Table 8: domain row, tau, architecture, lambda_u, lambda_g, filter, T, eta
 TABLE_8 = """
@@ -157,7 +157,9 @@ def test_a_decay_takes_the_steps_of_the_command_line(flags: list[str], monkeypat
 
 def test_competitors_find_their_familys_settings_by_any_name() -> None:
     for name in ("hopper_expert-v2", "logs/hopper_expert-v2.hdf5", "mujoco/hopper/expert-v0"):
-        assert api.configure(name, "iql").needs.reward == "return-range" and not api.configure(name, "iql").needs.standardise
+        assert api.configure(name, "lapo").needs.reward == "max" and not api.configure(name, "bcq").needs.standardise
+    unknown = api.configure("my-plant", "iql")
+    assert unknown.needs == DataNeeds() and unknown.config.expectile == 0.7
 
 
 def test_few_updates_take_faster_target_critics_and_many_the_published_ones() -> None:
@@ -165,7 +167,7 @@ def test_few_updates_take_faster_target_critics_and_many_the_published_ones() ->
     for algo, kind in {**registry.ALGOS, AUTO: algorithm(AUTO)}.items():
         if hasattr(kind.default, "critic"):
             published = kind.default.critic.polyak
-            rates = {budget: api.configure("hopper-medium", algo, budget=budget).config.critic.polyak for budget in BUDGETS}
+            rates = {budget: api.configure("walker2d-medium", algo, budget=budget).config.critic.polyak for budget in BUDGETS}
             assert rates["standard"] == rates["paper"] == published
             quick[algo] = rates["quick"]
     slow, spar = dict.fromkeys(("iql", "cql", "plas", "spot"), 0.02), [*(n for n, k in registry.ALGOS.items() if k.gated), AUTO]
@@ -187,7 +189,7 @@ def test_few_updates_take_faster_target_critics_and_many_the_published_ones() ->
     ],
 )
 def test_the_rate_falls_to_the_published_one_as_updates_are_added(algo: str, anchor: int, residual: int, expected: float) -> None:
-    cfg = api.configure("hopper-medium", algo, steps_anchor=anchor, steps_residual=residual)
+    cfg = api.configure("walker2d-medium", algo, steps_anchor=anchor, steps_residual=residual)
     assert cfg.config.critic.polyak == pytest.approx(expected)
 
 

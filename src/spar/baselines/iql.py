@@ -1,17 +1,17 @@
 """IQL, implicit Q-learning (Kostrikov et al. 2021).
 
     L_V  = E[rho_tau(min_i Q'_i(s, a) - V(s))]
-    L_pi = -E[min(exp(beta (min_i Q'_i(s, a) - V(s))), 100) log pi(a|s)]
+    L_pi = -E[w log pi(a|s)], of a deterministic pi E[w |pi(s) - a|^2],  w = min(exp(beta (min_i Q'_i(s, a) - V(s))), 100)
     L_Q  = sum_i E[(r + gamma (1 - d) V(s') - Q_i(s, a))^2]
 
 in this order, each with the V just updated, then the target critics. pi is a Gaussian with a tanh-bounded mean, not squashed, and one
-scale for each dimension. beta is calibrated to rewards divided by the range of returns.
+scale for each dimension. The authors divide locomotion's rewards by the range of returns, CORL those of two tasks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from spar.types import Algo, Batch, DataNeeds, Metrics, Spec, Stage, Transitions
 
 @dataclass(frozen=True)
 class Config:
+    kind: Literal["gaussian", "deterministic"] = "gaussian"  # gaussian: weighted negative log likelihood; deterministic: squared error
     expectile: float = 0.7  # tau of the value's regression
     temperature: float = 3.0  # beta, inverse: larger follows the advantage more
     max_weight: float = 100.0  # cap of the exponential
@@ -69,8 +70,10 @@ def actor_loss(
     cfg: Config, params: ops.Params, advantage: jax.Array, rows: Transitions, key: jax.Array | None = None
 ) -> tuple[jax.Array, Metrics]:
     weight = jnp.minimum(jnp.exp(cfg.temperature * advantage), cfg.max_weight)
-    log_prob = ops.gaussian_log_prob(rows.action, *common.gaussian(cfg.actor, params, rows.obs, key))
-    return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "weight": weight.mean()}
+    mean, log_std = common.gaussian(cfg.actor, params, rows.obs, key)
+    squares = ((mean - rows.action) ** 2).sum(-1)
+    misfit = squares if cfg.kind == "deterministic" else -ops.gaussian_log_prob(rows.action, mean, log_std)
+    return (weight * misfit).mean(), {"advantage": advantage.mean(), "weight": weight.mean()}
 
 
 def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Array) -> tuple[State, Metrics]:
@@ -112,6 +115,6 @@ IQL = Algo(
     init=init,
     act=common.ungated(policy),
     export=export,
-    data=DataNeeds(standardise=False, reward="return-range"),
+    data=DataNeeds(),
     online=online,
 )

@@ -49,7 +49,7 @@ RAW, SHIFTED = DataNeeds(), DataNeeds(reward_shift=-1.0)  # AntMaze: -1 a step, 
 UNSCALED, UNSCALED_SHIFTED = DataNeeds(standardise=False), DataNeeds(standardise=False, reward_shift=-1.0)
 NEXT = DataNeeds(standardise=False, next_action=True)
 BEST = DataNeeds(top_episodes=0.1)
-CORL, SPOT_CODE, IQL_CODE = "CORL configs", "SPOT code", "implicit_q_learning code"
+CORL, SPOT_CODE = "CORL configs", "SPOT code"
 LAST = {"actor_last": 1e-3, "critic_last": 3e-3}
 
 _AWAC, _CQL, _IQL, _ONESTEP = awac.Config(), cql.Config(), iql.Config(), onestep.Config()
@@ -84,9 +84,9 @@ PRESETS: dict[str, dict[Family, Preset]] = {
         "maze2d": Preset(_edit(_CQL, gap=5.0), RAW, CORL),
     },
     "iql": {
-        "locomotion": Preset(_IQL, DataNeeds(standardise=False, reward="return-range"), IQL_CODE),
-        "antmaze": Preset(_edit(_IQL, expectile=0.9, temperature=10.0), UNSCALED_SHIFTED, IQL_CODE),
-        "adroit": Preset(_edit(_IQL, temperature=0.5, actor={"dropout": 0.1}), UNSCALED, IQL_CODE),
+        "locomotion": Preset(_IQL, RAW, CORL),
+        "antmaze": Preset(_edit(_IQL, expectile=0.9, temperature=10.0), SHIFTED, CORL),
+        "adroit": Preset(_edit(_IQL, expectile=0.8, actor={"dropout": 0.1}), RAW, CORL),
         "maze2d": Preset(_IQL, RAW, CORL),
     },
     "onestep": {
@@ -129,6 +129,13 @@ SPOT_LAMBDA: dict[str, float] = {  # by task, from the SPOT code
     "antmaze-large-play": 0.025, "antmaze-large-diverse": 0.025,
 }  # fmt: skip
 
+_SLOW_IQL = Preset(_edit(_IQL, kind="deterministic", critic={"polyak": 0.001}), DataNeeds(reward="return-range"), CORL)
+IQL_TASKS: dict[str, Preset] = {  # that CORL has other settings for than for the rest of their family
+    "hopper-medium": _SLOW_IQL,
+    "hopper-medium-replay": _SLOW_IQL,
+    "hopper-medium-expert": Preset(_edit(_IQL, expectile=0.5, temperature=6.0), RAW, CORL),
+}
+
 
 def preset_for(algo: str, task: str | None) -> Preset | None:
     """The published settings of a baseline on a task (or a family's name); None where the algorithm or the family is not here."""
@@ -136,6 +143,8 @@ def preset_for(algo: str, task: str | None) -> Preset | None:
     if algo not in PRESETS or kind is None:
         return None
     preset = PRESETS[algo][kind]
+    if algo == "iql" and task in IQL_TASKS:
+        return IQL_TASKS[task]
     if algo == "spot" and task in SPOT_LAMBDA:
         preset = dataclasses.replace(preset, config=_edit(preset.config, lam=SPOT_LAMBDA[task]))
     elif algo == "spot" and preset.source == SPOT_CODE:
