@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import page
 
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.evaluate import stats
 from spar.evaluate.rollout import Evaluator
 from spar.method import gate
@@ -37,7 +37,7 @@ RELATIVE = (0.03, 0.01, 0.007, 0.005, 0.003, 0.001, 0.0)
 def rows(run: Path) -> list[list[str]]:
     cfg = experiment.read_config(run)
     assert cfg.env is not None, f"{run}: names no environment"
-    policies = [deploy.load(run / "policy", seed) for seed in cfg.seeds]
+    policies = [exports.load(run / "policy", seed) for seed in cfg.seeds]
     evaluator = Evaluator(cfg.env, Spec(policies[0].obs_dim, policies[0].act_dim))
     settings = [(f"{eta}", {"eta_rel": eta}) for eta in RELATIVE] + [("ungated", gate.UNGATED)]
     found = []

@@ -18,7 +18,7 @@ from spar.data import catalog
 from spar.data.episodes import Log
 from spar.data.recipes import mazes
 from spar.data.recipes.names import RECIPES
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.diagnose.calibration import rank_correlation, returns_to_go
 from spar.runs import experiment
 
@@ -60,7 +60,7 @@ def judged(run: Path, of: Rows) -> tuple[np.ndarray, list[str]]:
     """Q_rob of the logged actions, (n,), and the run's row of the second table; means over its seeds."""
     away, found, q = of.cells > 0, [], []
     for seed in experiment.read_config(run).seeds:
-        policy = deploy.load(run / "policy", seed)
+        policy = exports.load(run / "policy", seed)
         s, a_base = policy.scaler.obs_in(of.obs), policy.anchor_action(of.obs)
         logged, base = (policy.q_rob(s, policy.scaler.action_in(action)) for action in (of.action, a_base))
         good, decision = (logged > base)[away], policy.act(of.obs)

@@ -20,7 +20,11 @@ def main() -> None:
     parser.add_argument("log", help="a log as `spar train` takes it: a table with its mapping, an HDF5 or NPZ file, or a dataset's name")
     parser.add_argument("--rows", type=int, default=500, help="logged states to replay")
     arguments = parser.parse_args()
-    policy, log = spar.load_policy(arguments.policy), spar.load_log(arguments.log)
+    try:
+        policy, log = spar.load_policy(arguments.policy), spar.load_log(arguments.log)
+        policy.act(log.observations[0], anchor_action=log.actions[0])  # is it a log of the same plant?
+    except spar.SparError as error:
+        raise SystemExit(f"shadow.py: {error}") from None
     states, logged = log.observations[log.obs_index][: arguments.rows], log.actions[: arguments.rows]
     reasons: Counter[str] = Counter()
     seconds, changes = [], []

@@ -17,6 +17,7 @@ from spar import nets, registry
 from spar.baselines import common, cql, iql, lapo, onestep, presets, td3
 from spar.data.rows import from_rows
 from spar.data.scalers import Scaler
+from spar.deploy import exports
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
 from spar.method import gate
@@ -154,8 +155,8 @@ def test_numpy_acts_as_jax_does(algo: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("algo", BASELINES)
 def test_saved_and_loaded_policies_are_the_same(algo: str, tmp_path: Path) -> None:
     policy = trained(algo).policy
-    deploy.save(tmp_path / "policy", {3: policy}, {"why": "test"})
-    loaded = deploy.load(tmp_path / "policy")
+    exports.save(tmp_path / "policy", {3: policy}, {"why": "test"})
+    loaded = exports.load(tmp_path / "policy")
     policy.reset(1)
     loaded.reset(1)
     for before, after in zip(policy.act(OBS), loaded.act(OBS), strict=True):

@@ -14,7 +14,7 @@ import pytest
 from spar import api, cli, registry, trainer
 from spar.data.episodes import HostRows
 from spar.data.sources import npz
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.diagnose import calibration, deferral, geometry, support, traces
 from spar.evaluate.rollout import Evaluator
 from spar.method import gate
@@ -184,7 +184,7 @@ def test_diagnose_from_the_command_line(run: Path, capsys: pytest.CaptureFixture
     text = (run / "diagnosis" / "diagnosis.txt").read_text()
     assert text in capsys.readouterr().out and document["recommended"] in text
     assert all((run / "diagnosis" / f"{name}.png").stat().st_size > 5000 for name in ("geometry", "support", "calibration", "gate"))
-    policy = deploy.load(run)
+    policy = exports.load(run)
     assert found["geometry"]["delta_rho"] == pytest.approx(policy.description["delta_rho"])
     assert found["gate"]["episodes"]["deferring_share"] < 1 and found["calibration"]["gains"]["points"] == 12 == len(points["gains_real"])
     assert set(found["conflict"]) == {"alone", "in_training"} and document["measured_on"] == "held-out episodes"
@@ -197,7 +197,7 @@ def test_diagnose_from_the_command_line(run: Path, capsys: pytest.CaptureFixture
 
 def test_q_rob_is_compared_where_the_return_is_known(run: Path) -> None:
     """Discount 1/2: four steps from a truncated end a sixteenth is missing, three steps an eighth; a terminated end hides nothing."""
-    policy, log = deploy.load(run), pendulum_log()
+    policy, log = exports.load(run), pendulum_log()
     pairs = calibration.logged(policy, log, HostRows(log, log.scaler(), reward_scale=2.0, reward_shift=-1.0), 0.5)
     predicted, real, start = [], [], 0
     for episode, length in enumerate(log.lengths):
@@ -215,7 +215,7 @@ def test_q_rob_is_compared_where_the_return_is_known(run: Path) -> None:
 
 def test_the_real_gain_is_that_of_one_correction_on_the_anchors_course(run: Path) -> None:
     """One accepted step, replayed by hand in an environment of our own."""
-    policy, log = deploy.load(run).with_gate(**gate.ALWAYS_RESIDUAL), pendulum_log()
+    policy, log = exports.load(run).with_gate(**gate.ALWAYS_RESIDUAL), pendulum_log()
     rows = HostRows(log, log.scaler(), reward_scale=2.0, reward_shift=-1.0)
     envs = [ENV.make() for _ in range(3)]
     episodes = traces.record(envs, policy, 4, seed=50)
@@ -242,7 +242,7 @@ def test_the_real_gain_is_that_of_one_correction_on_the_anchors_course(run: Path
 
 def test_gate_statistics_are_counts(run: Path) -> None:
     envs = [ENV.make() for _ in range(4)]
-    episodes = traces.record(envs, deploy.load(run), 4, seed=7)
+    episodes = traces.record(envs, exports.load(run), 4, seed=7)
     found = deferral.over_episodes(episodes)
     shares = [1 - episode.accepted.mean() for episode in episodes]
     assert found["episode_deferring_share"] == pytest.approx(shares)
@@ -261,7 +261,7 @@ def test_gate_statistics_are_counts(run: Path) -> None:
             assert found["to_go"][name] == pytest.approx({"mean": np.mean(values), "above_same_step": np.mean(above[name])}, abs=1e-9)
         else:
             assert found["to_go"][name] is None
-    policy = deploy.load(run)
+    policy = exports.load(run)
     rolled = outcome.roll(Evaluator(ENV, Spec(policy.obs_dim, policy.act_dim)), policy, 4, 7)
     assert found["episode_return"] == pytest.approx(rolled.returns.tolist())
 

@@ -17,7 +17,7 @@ from spar import cli, registry, trainer
 from spar.baselines import spot
 from spar.data.episodes import HostRows
 from spar.data.sources import npz
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.online import loop, replay
 from spar.online.explore import Explorer
 from spar.runs import experiment, finetune, finetune_plan
@@ -92,7 +92,7 @@ def test_old_and_new_rows_are_mixed_as_said(share: float | None, expected: float
 
 def test_a_time_limit_is_not_stored_as_an_end(runs: dict[str, Path]) -> None:
     """The rows lived, against the environment stepped again with the stored actions."""
-    policy, log = deploy.load(runs["spot"]), pendulum_log()
+    policy, log = exports.load(runs["spot"]), pendulum_log()
     rows = HostRows(log, policy.scaler, reward_scale=2.0, reward_shift=-1.0)
     explorer = Explorer(ENV, rows, 1.0, seed=7)
     lived = [explorer.live(policy, 40) for _ in range(3)]
@@ -116,7 +116,7 @@ def test_a_time_limit_is_not_stored_as_an_end(runs: dict[str, Path]) -> None:
 
 
 def test_an_environment_that_returns_nonsense_is_named(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = deploy.load(runs["spot"])
+    policy = exports.load(runs["spot"])
     explorer = Explorer(ENV, HostRows(pendulum_log(), policy.scaler), 0.1, seed=0)
     step = gymnasium.Wrapper.step
     monkeypatch.setattr(explorer.env, "step", lambda action: (*step(explorer.env, action)[:1], np.nan, False, False, {}))
@@ -180,7 +180,7 @@ def test_lambda_begins_anew_online(tuned: Path) -> None:
 
 def test_updates_that_are_not_finite_are_skipped_then_stop(runs: dict[str, Path]) -> None:
     offline, algo = experiment.read_config(runs["spot"]), registry.get("spot")
-    cfg, policies = dataclasses.replace(offline.config, online_steps=100), [deploy.load(runs["spot"], seed) for seed in SEEDS]
+    cfg, policies = dataclasses.replace(offline.config, online_steps=100), [exports.load(runs["spot"], seed) for seed in SEEDS]
     rows = HostRows(pendulum_log(), policies[0].scaler, reward_scale=1e38)  # its square is not finite
     state = trainer.start(algo, cfg, rows.log.spec, SEEDS).state
     stage, settings = loop.online_stage(algo, cfg, algo.data), loop.Settings(STEPS, block=20)
@@ -216,7 +216,7 @@ def test_before_and_after_are_recorded(runs: dict[str, Path], tuned: Path) -> No
 def test_the_policy_left_behind_is_the_one_that_was_scored(tuned: Path) -> None:
     summary = json.loads((tuned / "summary.json").read_text())
     for i, seed in enumerate(SEEDS):
-        policy, env, returns = deploy.load(tuned, seed), ENV.make(), []
+        policy, env, returns = exports.load(tuned, seed), ENV.make(), []
         for episode in range(3):
             obs, total, over = env.reset(seed=2_000_000 + episode)[0], 0.0, False
             while not over:
@@ -249,7 +249,7 @@ def test_spar_keeps_its_anchor_and_its_gate(runs: dict[str, Path], tmp_path: Pat
     for key in before:
         stays = "/anchor/" in key or "/scaler/" in key
         assert np.array_equal(before[key], after[key]) == stays, key
-    old, new = deploy.load(runs["spar-mlp"]), deploy.load(out)
+    old, new = exports.load(runs["spar-mlp"]), exports.load(out)
     assert new.gated and new.gate == old.gate and new.description["delta_rho"] == old.description["delta_rho"]
     assert len(json.loads((out / "summary.json").read_text())["acceptance"]["online"]) == 1
 
@@ -259,7 +259,7 @@ def test_the_score_before_is_the_offline_runs_own_whatever_is_changed(runs: dict
     assert cli.main(["finetune", str(runs["spar-mlp"]), "--steps", "20", "--block", "20", "--out", str(out), "--gate.eta-rel", "inf"]) == 0
     summary, offline = (json.loads((folder / "summary.json").read_text()) for folder in (out, runs["spar-mlp"]))
     assert summary["returns"]["offline"] == offline["returns"]["policy"]
-    assert summary["acceptance"]["online"] == [0.0] and deploy.load(out).gate.eta_rel == np.inf
+    assert summary["acceptance"]["online"] == [0.0] and exports.load(out).gate.eta_rel == np.inf
 
 
 def test_a_run_without_a_gate_can_be_evaluated_anew(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

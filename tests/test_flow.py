@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from spar import api, registry, trainer
 from spar.data.rows import from_rows
+from spar.deploy import exports
 from spar.deploy import policy as deploy
 from spar.deploy.policy import Policy
 from spar.method import anchor, critics, flow, gate, residual, spar
@@ -27,6 +28,7 @@ from spar.runs.listener import Silent
 from spar.types import Batch, SparError, Spec, Transitions
 from tests.conftest import plant_log, plant_rows, tiny
 from tests.pendulum import ENV, pendulum_log
+from tests.test_policy_files import spoil_arrays
 
 LOG = plant_log()
 SCALER = LOG.scaler()
@@ -306,7 +308,7 @@ def test_zero_is_the_centre_of_the_users_box_and_the_correction_the_whole_action
 @pytest.mark.parametrize(("algo", "kind"), [("spar-flow", "flow"), ("spar-proj", "zero")])
 def test_saved_policies_load_without_jax_and_act_alike(algo: str, kind: anchor.Kind, tmp_path: Path) -> None:
     policy = deployed(algo, kind)
-    deploy.save(tmp_path / "policy", {0: policy}, {})
+    exports.save(tmp_path / "policy", {0: policy}, {})
     policy.reset(1)
     expected = policy.act(OBS)
     np.save(tmp_path / "obs.npy", OBS)
@@ -326,27 +328,24 @@ def test_saved_policies_load_without_jax_and_act_alike(algo: str, kind: anchor.K
 def test_a_policy_that_names_no_anchor_has_the_networks_one(tmp_path: Path) -> None:
     """Policies written before there was a choice."""
     policy = deployed("spar-mlp", "deterministic")
-    deploy.save(tmp_path / "policy", {0: policy}, {})
+    exports.save(tmp_path / "policy", {0: policy}, {})
     path = tmp_path / "policy" / "policy.json"
     document = json.loads(path.read_text())
     assert document.pop("anchor") == {"kind": "tanh"}
     path.write_text(json.dumps(document))
-    np.testing.assert_array_equal(deploy.load(tmp_path / "policy").act(OBS).action, policy.act(OBS).action)
+    np.testing.assert_array_equal(exports.load(tmp_path / "policy").act(OBS).action, policy.act(OBS).action)
 
 
 @pytest.mark.parametrize("lost", ["anchor/Dense_0/kernel", "anchor/Dense_2/kernel", "residual/Dense_1/bias", "anchor kind"])
 def test_a_damaged_flow_fails_when_loaded(lost: str, tmp_path: Path) -> None:
-    deploy.save(tmp_path / "policy", {0: deployed("spar-flow", "flow")}, {})
+    exports.save(tmp_path / "policy", {0: deployed("spar-flow", "flow")}, {})
     if lost == "anchor kind":
         path = tmp_path / "policy" / "policy.json"
         path.write_text(path.read_text().replace('"kind": "flow"', '"kind": "wave"'))
     else:
-        path = tmp_path / "policy" / "arrays.safetensors"
-        arrays = load_file(path)
-        arrays.pop(f"seed-0/{lost}")
-        save_file(arrays, path)
+        spoil_arrays(lambda arrays: arrays.pop(f"seed-0/{lost}"))(tmp_path / "policy")
     with pytest.raises(SparError, match="do not fit"):
-        deploy.load(tmp_path / "policy")
+        exports.load(tmp_path / "policy")
 
 
 # A whole run

@@ -14,6 +14,7 @@ import pytest
 
 from spar import api, registry, trainer
 from spar.data.episodes import Log
+from spar.deploy import exports
 from spar.deploy import policy as deploy
 from spar.diagnose import conflict as conflicts
 from spar.method import gate, topology
@@ -82,7 +83,7 @@ def test_thresholds_are_other_gates_of_the_same_policy(pendulum: tuple[Path, Log
     assert document["episodes"] == 3 and not arrays and is_json(document)
     assert document["seeds"]["3"]["return"] == pytest.approx([np.mean(one["returns"][1]) for one in document["settings"]])
     for i, seed in enumerate((0, 3)):
-        returns, share = by_hand(deploy.load(run, seed), 3, relative["eta_rel"])
+        returns, share = by_hand(exports.load(run, seed), 3, relative["eta_rel"])
         assert relative["returns"][i] == pytest.approx(returns) and relative["acceptance"][i] == pytest.approx(share)
 
 
@@ -173,7 +174,7 @@ def test_milliseconds_are_counted_after_the_warm_up(monkeypatch: pytest.MonkeyPa
 def test_residuals_and_their_values(plant: tuple[Path, Log]) -> None:
     run, log = plant
     document, arrays = measure.residual_distribution(run, log, samples=80)
-    policy, index = deploy.load(run), np.sort(np.random.default_rng(0).permutation(len(log))[:80])
+    policy, index = exports.load(run), np.sort(np.random.default_rng(0).permutation(len(log))[:80])
     draws = policy.with_gate(**gate.ALWAYS_RESIDUAL, candidates=1)
     episode = np.repeat(np.arange(len(log.lengths)), log.lengths)
     obs = np.stack([log.observations[i + episode[i]] for i in index])
@@ -236,7 +237,7 @@ def test_plane_is_that_of_the_singular_values() -> None:
 def test_support_ratios_are_those_of_brute_force(plant: tuple[Path, Log], pendulum: tuple[Path, Log]) -> None:
     run, log = plant
     document, arrays = measure.action_support(run, log, states=100)
-    policy, index = deploy.load(run), np.sort(np.random.default_rng(0).permutation(len(log))[:100])
+    policy, index = exports.load(run), np.sort(np.random.default_rng(0).permutation(len(log))[:100])
     obs = log.observations[log.obs_index[index]]
     actions = {"anchor": policy.anchor_action(obs), "ungated": policy.with_gate(**gate.ALWAYS_RESIDUAL).act(obs).action}
     own = np.sort(np.linalg.norm(log.actions[:, None] - log.actions[None], axis=-1), axis=1)[:, 5]
@@ -260,7 +261,7 @@ def test_support_ratios_are_those_of_brute_force(plant: tuple[Path, Log], pendul
 def test_action_space_is_that_of_naive_loops(plant: tuple[Path, Log]) -> None:
     run, log = plant
     document, arrays = measure.action_space(run, log, resolution=0.2)
-    policy, (training, _) = deploy.load(run), log.split(0.2)
+    policy, (training, _) = exports.load(run), log.split(0.2)
     residuals = []
     for i in range(len(training)):
         anchor = policy.anchor_action(training.observations[training.obs_index[i]][None])[0]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from spar.data.catalog import load as load_log
     from spar.data.episodes import Log
     from spar.data.rows import from_rows
+    from spar.deploy.exports import load as load_policy
     from spar.deploy.policy import Decision, Policy
-    from spar.deploy.policy import load as load_policy
     from spar.types import SparError
 
 _HOME = {
@@ -31,7 +31,7 @@ _HOME = {
     "from_rows": ("spar.data.rows", "from_rows"),
     "Decision": ("spar.deploy.policy", "Decision"),
     "Policy": ("spar.deploy.policy", "Policy"),
-    "load_policy": ("spar.deploy.policy", "load"),
+    "load_policy": ("spar.deploy.exports", "load"),
     "SparError": ("spar.types", "SparError"),
 }
 __all__ = [

@@ -18,7 +18,7 @@ from spar import files, presets
 from spar.baselines import presets as baselines
 from spar.data import catalog, sheets
 from spar.data.episodes import Log
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.deploy.policy import Policy
 from spar.evaluate.environments import EnvConfig, chosen, of_log
 from spar.evaluate.rollout import Evaluator
@@ -51,7 +51,7 @@ class Run:
 
     def policy(self, seed: int | None = None) -> Policy:
         """The trained policy of `seed`, or of the first seed."""
-        return deploy.load(self.folder / "policy", seed)
+        return exports.load(self.folder / "policy", seed)
 
     def evaluate(self, episodes: int = 10, env: str | None = None, seed: int = 0, listener: Listener | None = None) -> dict[str, Any]:
         """Roll out the policies anew: anchor, ungated and gated, `episodes` each from the start states of `seed`.

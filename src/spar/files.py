@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -12,20 +11,46 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
+
 from spar.types import SparError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace or create `path`; a reader sees the old content or the new, never a part."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace or create `path`; a reader sees the old content or the new, never a part, also after the power has failed."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")  # nobody else writes to it
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _keep_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """What was renamed in `folder` stays so when the power fails. Where a system cannot open folders, nothing is done."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """As `write_bytes`, in the format safetensors."""
+    write_bytes(path, safetensors.numpy.save({key: np.asarray(array, order="C") for key, array in arrays.items()}))
 
 
 def sweep(folder: Path) -> None:
@@ -57,6 +82,8 @@ def write_json(path: Path, document: Any) -> None:
 @contextlib.contextmanager
 def held(folder: Path, doing: str) -> Iterator[None]:
     """Keeps other processes out of what this one is `doing` in `folder`. Raises SparError where another is at it."""
+    import fcntl  # POSIX alone has it; acting, which has no use for it, goes without
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -80,5 +107,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(folder)
+        _keep_names(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -95,7 +95,7 @@ def check(argv: Sequence[str], console: Console) -> None:
         if not report.errors:
             report = report.refused(_refusal(dataset, mapping))
         if policy is not None:
-            from spar.deploy.policy import load
+            from spar.deploy.exports import load
             from spar.evaluate import offline
 
             report.numbers["residuals"] = offline.residual_geometry(load(policy), log)

@@ -9,6 +9,7 @@ import numpy as np
 from spar.data.blocks import gather, spans
 
 STD_FLOOR = 1e-3  # CORL's and d3rlpy's; LAPO's code has 1e-6 for observations
+ROUNDING = 1e-5  # of a value, that `out_of_range` forgives: float32 keeps seven digits
 
 
 class Scaler(NamedTuple):
@@ -55,8 +56,11 @@ class Scaler(NamedTuple):
                 return f"'scaler/{name}' holds non-finite numbers"
         if not (self.obs_std > 0).all():
             return "'scaler/obs_std' is not positive everywhere"
-        ordered = (self.obs_low <= self.obs_high).all() and (self.action_low < self.action_high).all()
-        return None if ordered else "a lower bound in 'scaler/' is not below its upper one"
+        if not ((self.obs_low <= self.obs_high).all() and (self.action_low < self.action_high).all()):
+            return "a lower bound in 'scaler/' is not below its upper one"
+        with np.errstate(over="ignore"):
+            widths = [self.obs_high - self.obs_low, 2 * (self.action_high - self.action_low)]
+        return None if all(np.isfinite(width).all() for width in widths) else "bounds in 'scaler/' lie too far apart for float32"
 
     def obs_in(self, obs: np.ndarray) -> np.ndarray:
         """(..., obs_dim) in the user's units -> standardised float32."""
@@ -73,9 +77,10 @@ class Scaler(NamedTuple):
         return np.clip(scaled, self.action_low, self.action_high).astype(np.float32)
 
     def out_of_range(self, obs: np.ndarray, margin: float) -> np.ndarray:
-        """(B, obs_dim) -> (B,) bool: farther outside the logged range, in any dimension, than `margin` times its width.
-        None is with an infinite margin."""
+        """(B, obs_dim) -> (B,) bool: farther outside the logged range, in any dimension, than `margin` times its width; where that is 0,
+        than STD_FLOOR. None is with an infinite margin."""
         if np.isinf(margin):
             return np.zeros(len(obs), bool)
-        slack = margin * (self.obs_high - self.obs_low) + STD_FLOOR
+        width = self.obs_high - self.obs_low
+        slack = np.where(width > 0, margin * width, STD_FLOOR) + ROUNDING * np.maximum(np.abs(self.obs_low), np.abs(self.obs_high))
         return ((obs < self.obs_low - slack) | (obs > self.obs_high + slack)).any(-1)

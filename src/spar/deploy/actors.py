@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,17 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has none
 Actor = Callable[[dict[str, Any], Arrays, np.ndarray, np.random.Generator], np.ndarray]
 
 
+def layers(arrays: Arrays, prefix: str) -> int:
+    """How many the MLP stored under `prefix` has. Raises KeyError where it is missing."""
+    found = sum(key.startswith(f"{prefix}/Dense_") and key.endswith("/kernel") for key in arrays)
+    if not found:
+        raise KeyError(f"{prefix}/Dense_0/kernel")
+    return found
+
+
 def mlp(arrays: Arrays, prefix: str, x: np.ndarray) -> np.ndarray:
     """The flax MLP stored under `prefix`: (..., in) -> (..., out); kernels with an ensemble axis (n, in, out) give (n, B, out)."""
-    depth = sum(key.startswith(f"{prefix}/Dense_") and key.endswith("/kernel") for key in arrays)
+    depth = layers(arrays, prefix)
     for i in range(depth):
         kernel, bias = arrays[f"{prefix}/Dense_{i}/kernel"], arrays[f"{prefix}/Dense_{i}/bias"]
         if kernel.ndim == 3:
@@ -90,7 +98,7 @@ def _tanh_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.
 def _flow_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.ndarray:
     """From the prior's mode. The velocity field reads (s, x, t): its first layer says how many action dimensions there are."""
     mode = np.zeros((len(s), len(arrays["anchor/Dense_0/kernel"]) - s.shape[-1] - 1), np.float32)
-    return np.clip(np.nan_to_num(integrate(arrays, "anchor", s, mode, settings["flow_steps"])), -1.0, 1.0)
+    return integrate(arrays, "anchor", s, mode, settings["flow_steps"])
 
 
 def _zero_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.ndarray:
@@ -99,3 +107,50 @@ def _zero_anchor(settings: dict[str, Any], arrays: Arrays, s: np.ndarray) -> np.
 
 TANH = {"kind": "tanh"}  # of a policy that does not say
 ANCHORS: dict[str, Anchor] = {"tanh": _tanh_anchor, "flow": _flow_anchor, "zero": _zero_anchor}
+
+
+class Shape(NamedTuple):
+    """What a network takes and gives; members: of an ensemble, with a leading axis."""
+
+    inputs: int
+    outputs: int
+    ensemble: bool = False
+
+
+def networks(description: dict[str, Any], arrays: Arrays, obs_dim: int, act_dim: int) -> dict[str, Shape]:
+    """The MLPs that a policy of this description must have, by their prefixes. Raises KeyError for a description that is none."""
+    both = obs_dim + act_dim
+    if description.get("kind") == "actor":
+        settings = description["actor"]
+        kind = settings["kind"]
+        if kind == "latent":
+            latent = arrays[f"actor/Dense_{layers(arrays, 'actor') - 1}/bias"].shape[-1]
+            return {"actor": Shape(obs_dim, latent), "decoder": Shape(obs_dim + latent, act_dim)}
+        if kind == "best-of":
+            latent = settings["latent_dim"]
+            decoder, critic = Shape(obs_dim + latent, act_dim), Shape(both, 1, ensemble=True)
+            return {"actor": Shape(both, act_dim), "decoder": decoder, "critic/members/mlp": critic}
+        return {"actor": Shape(obs_dim, 2 * act_dim if kind == "truncated" else act_dim)}
+    anchors = {"tanh": {"anchor/mlp": Shape(obs_dim, act_dim)}, "flow": {"anchor": Shape(both + 1, act_dim)}, "zero": {}}
+    found = {**anchors[description.get("anchor", TANH)["kind"]], "critics/members/mlp": Shape(both, 1, ensemble=True)}
+    residual, latent = description["residual"], description.get("latent_dim", 0)
+    if residual in ("mlp", "flow"):
+        return found | {"residual": Shape(both if residual == "mlp" else both + act_dim + 1, act_dim)}
+    found |= {"actor": Shape(both, latent)} if residual == "plas" else {}
+    return found | {"decoder": Shape(both + latent, act_dim)}
+
+
+def misfit(arrays: Arrays, prefix: str, shape: Shape) -> str | None:
+    """Which layer of the MLP under `prefix` does not fit the one before it, or what goes in or comes out; None where all do. Raises
+    KeyError where a layer is missing."""
+    depth, width, lead = layers(arrays, prefix), shape.inputs, None
+    for i in range(depth):
+        name = f"{prefix}/Dense_{i}"
+        kernel, bias = arrays[f"{name}/kernel"].shape, arrays[f"{name}/bias"].shape
+        lead = kernel[:-2] if lead is None else lead
+        out = shape.outputs if i == depth - 1 else kernel[-1] if kernel else 0
+        expected = (*lead, width, out)
+        if len(lead) != int(shape.ensemble) or kernel != expected or bias != (*lead, out):
+            return f"'{name}' has kernel {kernel} and bias {bias}, expected {expected} and {(*lead, out)}"
+        width = out
+    return None

@@ -1,7 +1,4 @@
-"""A deployable policy: anchor, residual, critics and gate in one folder, or a policy without a gate, acting with NumPy alone.
-
-    policy/policy.json          schema version, sizes, thresholds, provenance; readable by a person
-    policy/arrays.safetensors   networks and scalers of every seed, keys `seed-<n>/...`
+"""A deployable policy: anchor, residual, critics and gate, or a policy without a gate, acting with NumPy alone.
 
 `act` never returns a non-finite or out-of-box action: whatever goes wrong, the answer is the anchor's action and the reason.
 This is no safety guarantee for a plant: the gate compares learned predictions, and the anchor is as good as the log was.
@@ -9,28 +6,21 @@ This is no safety guarantee for a plant: the gate compares learned predictions, 
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from spar import files
 from spar.data.scalers import Scaler
 from spar.deploy.actors import ANCHORS, KINDS, TANH, integrate, mlp
 from spar.method import gate
 from spar.types import SparError
 
-SCHEMA = 1
-JSON_NAME, ARRAYS_NAME = "policy.json", "arrays.safetensors"
-
 ACCEPTED = "residual accepted: predicted robust gain above both thresholds"
 BELOW = "anchor: predicted gain below the thresholds"
-BAD_SCORE = "anchor: a critic's score is not finite"
+NOT_COMPUTED = "a network's output is not finite"
+BAD_SCORE = f"anchor: {NOT_COMPUTED}"
 OUT_OF_RANGE = "anchor: observation outside the logged range"
 NOT_FINITE = "anchor: observation not finite"
 WRONG_SHAPE = "anchor: observation has the wrong shape"
@@ -40,6 +30,9 @@ REASONS = (ACCEPTED, BELOW, BAD_SCORE, OUT_OF_RANGE, NOT_FINITE, WRONG_SHAPE, NO
 NO_GATE = "policy: no gate"
 FALLBACK = "fallback: "  # instead of "anchor: ": your controller's action, or this policy's for the repaired observation
 NO_GATE_REASONS = (NO_GATE, *(reason.replace("anchor: ", FALLBACK) for reason in REASONS[1:]))
+
+
+MANY = 100_000  # candidates, integration steps: more would be a mistake
 
 
 class Decision(NamedTuple):
@@ -69,10 +62,7 @@ class Policy:
         self.gated = description.get("kind") != "actor"
         self.gate = gate_cfg or gate.Config(**description.get("gate", gate.UNGATED))
         fault = scaler.fault() or next((f"'{key}' holds non-finite numbers" for key, array in arrays.items() if not _finite(array)), None)
-        if math.isnan(self.gate.obs_margin) or self.gate.obs_margin < 0:
-            fault = f"gate.obs_margin is {self.gate.obs_margin}, not a number of at least 0"
-        if self.gated and not _finite(description.get("delta_rho", 1.0)):
-            fault = "'delta_rho' is not finite"
+        fault = fault or _fault(description, self.gate)
         if fault:
             raise SparError(f"policy: {fault}; this policy cannot be used")
         self.obs_dim, self.act_dim = len(scaler.obs_mean), len(scaler.action_low)
@@ -90,7 +80,9 @@ class Policy:
             if not changes:
                 return self
         settings = {**self.gate.__dict__, **changes}
-        return Policy(self.description, self.arrays, self.scaler, gate.Config(**settings))
+        other = Policy(self.description, self.arrays, self.scaler, gate.Config(**settings))
+        other._rng = copy.deepcopy(self._rng)
+        return other
 
     def act(self, obs: np.ndarray, anchor_action: np.ndarray | None = None) -> Decision:
         """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units. `anchor_action`: same leading shape, or (act_dim,) beside one
@@ -98,10 +90,11 @@ class Policy:
         corrects. Where it is not finite, the clone's action is taken and nothing is corrected. Raises SparError when it has another
         shape."""
         with np.errstate(all="ignore"):
-            return self._act(_array(obs), None if anchor_action is None else self._given(anchor_action))
+            found = _numbers(obs)
+            return self._act(np.full((), np.nan) if found is None else found, None if anchor_action is None else self._given(anchor_action))
 
     def _act(self, obs: np.ndarray, anchor_action: np.ndarray | None) -> Decision:
-        fits = obs.ndim in (1, 2) and obs.shape[-1] == self.obs_dim and obs.dtype.kind in "fiub"
+        fits = obs.ndim in (1, 2) and obs.shape[-1] == self.obs_dim
         # Observations of a wrong shape do not say how many actions are wanted; your controller's actions do.
         single = (obs.ndim != 2 and (fits or anchor_action is None)) or (anchor_action is not None and anchor_action.ndim == 1)
         count = 1 if single else len(obs if fits or anchor_action is None else anchor_action)
@@ -111,17 +104,19 @@ class Policy:
         # A fallback action must exist even for a broken sensor: missing values become the log's mean, far ones the edge of its range.
         repaired = np.clip(np.where(whole, rows, self.scaler.obs_typical), self.scaler.obs_low, self.scaler.obs_high)
         s = self.scaler.obs_in(np.where((finite & in_range)[:, None], rows, repaired))
-        own = self._own(s)
-        a_base, given = self._fallback(own, anchor_action)
-        steady = given | (not self.gated)  # without a gate, anchor_action is a fallback alone
+        own, sound = self._own(s)
+        a_base, yours = self._fallback(own, anchor_action)
+        steady = yours | (anchor_action is None) | (not self.gated)  # without a gate, anchor_action is a fallback alone
 
         best, verdict = self._rectify(s, a_base) if self.gated else (own, self._no_gate(own))
-        accepted = verdict.accepted & finite & in_range & steady & np.isfinite(best).all(-1)
+        scored = np.isfinite(verdict.gain) & (sound | (yours & self.gated))
+        accepted = verdict.accepted & finite & in_range & steady & scored & np.isfinite(best).all(-1)
         support = np.linalg.norm(best - a_base, axis=-1) / self.description["delta_rho"] if self.gated else np.zeros(len(s))
 
-        scored = np.isfinite(verdict.gain)
         reason = np.select([~np.full(len(s), fits), ~finite, ~in_range, ~steady, ~scored, ~accepted], [5, 4, 3, 6, 2, 1], 0)
         action = self.scaler.action_out(np.where(accepted[:, None], best, a_base))
+        if anchor_action is not None:  # as you gave it, not through [-1, 1] and back
+            action = np.where((yours & ~accepted)[:, None], self._clipped(anchor_action), action)
         gain = np.where(finite & in_range & scored, verdict.gain, -np.inf)
         reasons = REASONS if self.gated else NO_GATE_REASONS
         decision = Decision(action, accepted, gain, support, np.array(reasons)[reason])
@@ -143,7 +138,7 @@ class Policy:
 
     def anchor_action(self, obs: np.ndarray) -> np.ndarray:
         """The cloned anchor's action alone, in the user's units: (B, obs_dim) -> (B, act_dim); without a gate, the policy's own."""
-        return self.scaler.action_out(self._own(self.scaler.obs_in(obs)))
+        return self.scaler.action_out(self._own(self.scaler.obs_in(obs))[0])
 
     def q_rob(self, s: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Mean minus lambda_u std over the rectifying critics: standardised (B, obs_dim), (..., B, A) in [-1, 1] -> (..., B)."""
@@ -151,35 +146,40 @@ class Policy:
         q = mlp(self.arrays, "critics/members/mlp", inputs.reshape(-1, inputs.shape[-1])).squeeze(-1)
         return (q.mean(0) - self.description["lambda_u"] * q.std(0)).reshape(action.shape[:-1])
 
-    def _own(self, s: np.ndarray) -> np.ndarray:
-        """The action without help, (B, A) in [-1, 1]: the cloned anchor's, or the policy's where there is no gate."""
+    def _own(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The action without help, (B, A) in [-1, 1]: the cloned anchor's, or the policy's where there is no gate; and (B,) where that is
+        what the network says, and not the middle of the box in place of what is not finite."""
         if self.gated:
             anchor = self.description.get("anchor", TANH)
             raw = ANCHORS[anchor["kind"]](anchor, self.arrays, s)
         else:
             settings = self.description["actor"]
             raw = KINDS[settings["kind"]](settings, self.arrays, s, self._rng)
-        return np.clip(np.nan_to_num(raw), -1.0, 1.0)
+        sound = np.asarray(np.isfinite(raw).all(-1))
+        return np.where(sound[:, None], np.clip(raw, -1.0, 1.0), np.float32(0.0)), sound
 
     def _given(self, action: Any) -> np.ndarray:
-        """Your controller's action, (act_dim,) or (B, act_dim). Raises SparError for anything else."""
-        try:
-            found = np.asarray(action, np.float32)
-        except (TypeError, ValueError):
-            raise SparError(f"anchor_action is not an array of numbers of shape ({self.act_dim},) or (B, {self.act_dim})") from None
+        """Your controller's action, (act_dim,) or (B, act_dim), as float64. Raises SparError for anything else."""
+        found = _numbers(action)
+        if found is None:
+            raise SparError(f"anchor_action is not an array of numbers of shape ({self.act_dim},) or (B, {self.act_dim})")
         if found.ndim not in (1, 2) or found.shape[-1] != self.act_dim:
             raise SparError(f"anchor_action has shape {found.shape}, expected ({self.act_dim},) or (B, {self.act_dim})")
         return found
 
     def _fallback(self, own: np.ndarray, given: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """`given`, your controller's action, wherever it is usable, else `own`; and (B,) where what was given is usable."""
+        """`given`, your controller's action, scaled to [-1, 1], wherever it is usable, else `own`; and (B,) where it is."""
         if given is None:
-            return own, np.ones(len(own), bool)
+            return own, np.zeros(len(own), bool)
         given = np.atleast_2d(given)
         if given.shape != own.shape:
             raise SparError(f"anchor_action has shape {given.shape}, expected {own.shape}")
         usable = np.isfinite(given).all(-1)
-        return np.where(usable[:, None], np.clip(self.scaler.action_in(given), -1.0, 1.0), own), usable
+        return np.where(usable[:, None], np.clip(self.scaler.action_in(self._clipped(given)), -1.0, 1.0), own), usable
+
+    def _clipped(self, given: np.ndarray) -> np.ndarray:
+        """Inside your bounds, (B, act_dim) float32."""
+        return np.clip(np.atleast_2d(given), self.scaler.action_low, self.scaler.action_high).astype(np.float32)
 
     def _residuals(self, s: np.ndarray, a_base: np.ndarray) -> np.ndarray:
         """(K, B, A) candidate residuals."""
@@ -197,108 +197,40 @@ class Policy:
         return mlp(self.arrays, "decoder", np.concatenate([wide, z], -1))
 
 
+def _fault(description: dict[str, Any], cfg: gate.Config) -> str | None:
+    """What makes settings unusable, if anything."""
+    asked = {
+        "gate.obs_margin": (cfg.obs_margin, cfg.obs_margin >= 0, "a number of at least 0"),
+        "gate.eta_abs": (cfg.eta_abs, not math.isnan(cfg.eta_abs), "a number"),
+        "gate.eta_rel": (cfg.eta_rel, not math.isnan(cfg.eta_rel), "a number"),
+        "gate.eps": (cfg.eps, 0 <= cfg.eps < math.inf, "a finite number of at least 0"),
+        "gate.candidates": (cfg.candidates, isinstance(cfg.candidates, int) and 1 <= cfg.candidates <= MANY, f"from 1 to {MANY}"),
+    }
+    if description.get("kind") != "actor":
+        radius, penalty = description.get("delta_rho", 1.0), description.get("lambda_u", 0.0)
+        asked["delta_rho"] = (radius, 0 < radius < math.inf, "a finite number above 0")
+        asked["lambda_u"] = (penalty, math.isfinite(penalty), "a finite number")
+    counts = {**description, **description.get("actor", {}), **description.get("anchor", {})}
+    for name in ("flow_steps", "latent_dim", "candidates"):
+        count = counts.get(name, 1)
+        asked[name] = (count, isinstance(count, int) and 1 <= count <= MANY, f"from 1 to {MANY}")
+    return next((f"{name} is {value}, not {what}" for name, (value, fine, what) in asked.items() if not fine), None)
+
+
 def _finite(value: Any) -> bool:
     return bool(np.isfinite(value).all())
 
 
-def _array(obs: Any) -> np.ndarray:
-    """What was given as observation; rows of unequal length are no array, which is a wrong shape and not an exception."""
+def _numbers(value: Any) -> np.ndarray | None:
+    """As an array of real numbers; what is None or masked is NaN. None for what is no such array, whatever it raises when asked."""
     try:
-        return np.asarray(obs)
-    except ValueError:
-        return np.full((), np.nan)
-
-
-def save(folder: Path, policies: dict[int, Policy], provenance: dict[str, Any]) -> None:
-    """Write the policies of all seeds into the new folder `folder`, complete or not at all.
-
-    Raises SparError when the folder exists, or when a policy holds a non-finite number.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    first = next(iter(policies.values()))
-    for seed, policy in policies.items():
-        every = {**policy.arrays, **{f"scaler/{name}": value for name, value in policy.scaler._asdict().items()}}
-        arrays |= {f"seed-{seed}/{key}": np.ascontiguousarray(array, np.float32) for key, array in every.items()}
-    per_seed = {str(seed): {"delta_rho": policy.description["delta_rho"]} for seed, policy in policies.items()}
-    shared = {key: value for key, value in first.description.items() if key not in ("delta_rho", "gate")}
-    document = {
-        "schema": SCHEMA,
-        "obs_dim": first.obs_dim,
-        "act_dim": first.act_dim,
-        "action_low": first.scaler.action_low.tolist(),
-        "action_high": first.scaler.action_high.tolist(),
-        "gate": {key: _to_json(value) for key, value in first.gate.__dict__.items()},
-        **shared,
-        "seeds": per_seed,
-        "provenance": provenance,
-    }
-    with files.new_folder(folder) as temporary:
-        save_file(arrays, temporary / ARRAYS_NAME)
-        files.write_json(temporary / JSON_NAME, document)
-
-
-def load(path: Path | str, seed: int | None = None) -> Policy:
-    """The policy in `path` (a policy folder, or a run directory that has one), of `seed`, or of the first seed.
-
-    Raises SparError when something is missing, of another schema version, of the wrong shape, or not finite.
-    """
-    folder = Path(path)
-    folder = folder / "policy" if (folder / "policy" / JSON_NAME).is_file() else folder
-    if not (folder / JSON_NAME).is_file():
-        raise SparError(f"{path}: no {JSON_NAME} here; give a policy folder or a finished run directory")
-    try:
-        document = json.loads((folder / JSON_NAME).read_text())
-    except json.JSONDecodeError as error:
-        raise SparError(f"{folder / JSON_NAME}: not valid JSON ({error})") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise SparError(f"{folder / JSON_NAME}: schema {schema}, this version reads {SCHEMA}")
-    try:
-        return _read(folder, document, seed)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SparError(f"{folder / JSON_NAME}: not as `save` writes it ({type(error).__name__}: {error})") from None
-
-
-def _read(folder: Path, document: dict[str, Any], seed: int | None) -> Policy:
-    seeds: Sequence[str] = list(document["seeds"])
-    chosen = seeds[0] if seed is None else str(seed)
-    if chosen not in seeds:
-        raise SparError(f"{folder}: no seed {seed}; there are {', '.join(seeds)}")
-    prefix = f"seed-{chosen}/"
-    try:
-        with safe_open(str(folder / ARRAYS_NAME), framework="numpy") as file:
-            arrays = {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SparError(f"{folder / ARRAYS_NAME}: cannot be read ({error})") from None
-    arrays.setdefault(f"scaler/{Scaler._fields[-1]}", arrays.get("scaler/obs_mean"))  # policies of the first versions lack it
-    missing = [f"scaler/{name}" for name in Scaler._fields if arrays.get(f"scaler/{name}") is None]
-    if missing:
-        raise SparError(f"{folder / ARRAYS_NAME}: '{missing[0]}' of seed {chosen} is missing")
-    scaler = Scaler(*(arrays.pop(f"scaler/{name}") for name in Scaler._fields))
-    kept = ("kind", "actor", "anchor", "residual", "lambda_u", "latent_dim", "latent_bound", "flow_steps", "provenance")
-    description = {key: document[key] for key in kept if key in document}
-    description |= {"gate": {key: _from_json(value) for key, value in document["gate"].items()}, **document["seeds"][chosen]}
-    policy = Policy(description, arrays, scaler)
-    _check_shapes(folder, policy)
-    if (policy.obs_dim, policy.act_dim) != (document["obs_dim"], document["act_dim"]):
-        raise SparError(f"{folder}: sizes in {JSON_NAME} and {ARRAYS_NAME} disagree")
-    return policy
-
-
-def _check_shapes(folder: Path, policy: Policy) -> None:
-    """One warm-up call: a missing or misshapen network fails here, not on the plant."""
-    try:
-        decision = policy.act(policy.scaler.obs_typical)
-    except (KeyError, ValueError) as error:
-        raise SparError(f"{folder / ARRAYS_NAME}: networks do not fit together ({error})") from None
-    if decision.action.shape != (policy.act_dim,):
-        raise SparError(f"{folder / ARRAYS_NAME}: the anchor has {decision.action.shape} outputs, need ({policy.act_dim},)")
-    policy.reset(0)
-
-
-def _to_json(value: float) -> float | str:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _from_json(value: float | str) -> float:
-    return float(value) if isinstance(value, str) else value
+        found = np.asarray(value)
+        if found.dtype.kind == "O":  # an array of anything: None among numbers is a reading that is missing, text is no number
+            if any(isinstance(one, (str, bytes)) for one in found.flat):
+                return None
+            found = np.reshape([math.nan if one is None else float(one) for one in found.flat], found.shape)
+        if found.dtype.kind not in "fiub":
+            return None
+        return np.where(np.ma.getmaskarray(value), np.nan, found) if isinstance(value, np.ma.MaskedArray) else found.astype(np.float64)
+    except Exception:  # noqa: BLE001 (a stranger's array may raise anything, which is a reading of no shape)
+        return None

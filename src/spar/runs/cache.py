@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from spar import files, trainer
 from spar.runs import environment, tables
@@ -104,7 +104,7 @@ class Cache:
         leaves = jax.tree_util.tree_leaves_with_path(self._shared(snapshot))
         try:
             with files.new_folder(self.path) as new:
-                save_file({jax.tree_util.keystr(path): np.ascontiguousarray(leaf) for path, leaf in leaves}, new / "state.safetensors")
+                files.write_arrays(new / "state.safetensors", {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
                 for table in written:
                     Table(new / table.path.name, table.header, table.rows).write()
                 files.write_json(new / "about.json", {"algo": self.algo.name, "seconds": round(seconds, 2), "decided_by": self.decided_by})

@@ -13,7 +13,7 @@ import numpy as np
 
 from spar import files, registry, trainer
 from spar.data.episodes import Log
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.diagnose import calibration, conflict, deferral, support, traces
 from spar.evaluate.environments import EnvConfig, chosen
 from spar.method import gate
@@ -101,7 +101,7 @@ class _Subject:
         self.training, heldout = log.split(self.cfg.data.holdout)
         self.has_heldout, self.other = heldout is not None, heldout or self.training
         self.rows = training_rows(self.training, self.cfg.needs, self.cfg.data)
-        self.policies = {seed: deploy.load(run, seed) for seed in self.seeds}
+        self.policies = {seed: exports.load(run, seed) for seed in self.seeds}
         self.state = last_state(run, self.cfg, log.spec, self.seeds)
         stage = self.algo.stages[-1]
         self.columns = trainer.prepare(stage, self.cfg.config, self.state, self.rows)

@@ -14,6 +14,7 @@ import numpy as np
 from spar import files, trainer
 from spar.data import memory
 from spar.data.episodes import Log
+from spar.deploy import exports
 from spar.deploy import policy as deploy
 from spar.evaluate import offline, rollout
 from spar.method import topology
@@ -256,7 +257,7 @@ class _Experiment:
                 "steps": self._steps(),
                 "env": self.cfg.env.id if self.cfg.env else None,
             }
-            deploy.save(self.folder / "policy", policies, provenance)
+            exports.save(self.folder / "policy", policies, provenance)
         began = time.monotonic()
         summary = summarise(self.cfg, self.log, self.heldout, policies, self.evaluator, self.listener)
         self.seconds["evaluation"] += time.monotonic() - began

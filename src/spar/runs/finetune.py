@@ -14,7 +14,7 @@ import numpy as np
 from spar import files, registry
 from spar.data import memory
 from spar.data.episodes import HostRows, Log
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.evaluate import rollout, scores, stats
 from spar.online import loop as online
 from spar.online.explore import Episode
@@ -107,7 +107,7 @@ class _Setting:
         rows = _rows(run, self.offline, log, len(cfg.seeds) * cfg.settings.steps)
         self.evaluator = rollout.Evaluator(cfg.env, log.spec)
         state = last_state(run, self.offline, log.spec, cfg.seeds)
-        policies = [deploy.load(run, seed) for seed in cfg.seeds]
+        policies = [exports.load(run, seed) for seed in cfg.seeds]
         self.learner = online.Loop(self.algo, stage, cfg.config, cfg.settings, self.offline.loop, rows, cfg.env, cfg.seeds, state, policies)
 
     def close(self) -> None:
@@ -227,7 +227,7 @@ class _Record:
         }
         fresh = self.out / "policy.new"
         shutil.rmtree(fresh, ignore_errors=True)
-        deploy.save(fresh, dict(zip(self.cfg.seeds, self.learner.policies(), strict=True)), provenance)
+        exports.save(fresh, dict(zip(self.cfg.seeds, self.learner.policies(), strict=True)), provenance)
         shutil.rmtree(self.out / "policy", ignore_errors=True)
         fresh.replace(self.out / "policy")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spar import registry
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.evaluate.environments import EnvConfig, chosen
 from spar.online import loop as online
 from spar.runs.config import RunConfig, from_dict, to_dict
@@ -109,4 +109,4 @@ def offline_run(out: Path) -> RunConfig:
 
 def fingerprint(run: Path) -> str:
     """Of the policies in a run directory."""
-    return hashlib.sha256((run / "policy" / deploy.ARRAYS_NAME).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256((run / "policy" / exports.ARRAYS_NAME).read_bytes()).hexdigest()[:16]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from spar import files, trainer
 from spar.online.loop import Loop
@@ -35,14 +34,9 @@ class Lived:
 
     def keep(self, learner: Loop, pending: Sequence[Metrics]) -> None:
         """Rows first: those beyond the newest checkpoint are lived again, missing ones could not be."""
-        fresh = {name: np.ascontiguousarray(x) for name, x in learner.lived(self.until)._asdict().items() if x is not None}
+        fresh = {name: np.asarray(x) for name, x in learner.lived(self.until)._asdict().items() if x is not None}
         fresh |= {PENDING + name: np.stack([part[name] for part in pending]) for name in (pending[0] if pending else ())}
-        path = self.rows / f"{self.until:010d}-{learner.done:010d}.safetensors"
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_file(fresh, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        files.write_arrays(self.rows / f"{self.until:010d}-{learner.done:010d}.safetensors", fresh)
         self.checkpoints.save(trainer.Snapshot(trainer.Position(0, learner.done), learner.state, learner.guard))
         self.until = learner.done
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spar.deploy import policy as deploy
+from spar.deploy import exports
 from spar.runs.environment import peak_memory_mib
 
 Act = Callable[[np.ndarray, int], np.ndarray]  # observation (obs_dim,), number of the step -> action (A,), in the user's units
@@ -19,7 +19,7 @@ Act = Callable[[np.ndarray, int], np.ndarray]  # observation (obs_dim,), number 
 
 def deployed(run: Path, seed: int) -> Act:
     """As on a plant."""
-    policy = deploy.load(run, seed)
+    policy = exports.load(run, seed)
     return lambda obs, step: policy.act(obs).action
 
 
@@ -32,7 +32,7 @@ def jitted(run: Path, seed: int) -> Act:
     from spar.runs.experiment import read_config
     from spar.types import Spec
 
-    cfg, policy = read_config(run), deploy.load(run, seed)
+    cfg, policy = read_config(run), exports.load(run, seed)
     scaler, algo = policy.scaler, registry.get(cfg.algo)
     state = jax.tree.map(lambda leaf: leaf[0], last_state(run, cfg, Spec(policy.obs_dim, policy.act_dim), [seed]))
 

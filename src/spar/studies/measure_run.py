@@ -10,6 +10,7 @@ import numpy as np
 
 from spar import registry
 from spar.data.episodes import Log
+from spar.deploy import exports
 from spar.deploy import policy as deploy
 from spar.runs.config import RunConfig
 from spar.runs.experiment import read_config, read_summary
@@ -58,4 +59,4 @@ def opened(run: Path, log: Log, *, gated: bool = True) -> Finished:
         raise SparError(f"{run}: '{cfg.algo}' has no anchor and no gate; this is measured on runs of SPAR's variants only")
     if summary["dataset"]["fingerprint"] != log.fingerprint:
         raise SparError(f"{run}: was trained on a log of fingerprint {summary['dataset']['fingerprint']}, this one has {log.fingerprint}")
-    return Finished(run, log, cfg, summary, {seed: deploy.load(run, seed) for seed in cfg.seeds})
+    return Finished(run, log, cfg, summary, {seed: exports.load(run, seed) for seed in cfg.seeds})
