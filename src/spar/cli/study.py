@@ -113,7 +113,7 @@ def _run(name: str, argv: Sequence[str], console: Console) -> None:
 
 def _execute(console: Console, studies: Sequence[Any], request: Any) -> None:
     from spar.report.compare import Board
-    from spar.studies import run, tables
+    from spar.studies import printed, run, tables
 
     for one in studies:
         with Board(console) as board:
@@ -127,6 +127,6 @@ def _execute(console: Console, studies: Sequence[Any], request: Any) -> None:
             table.add_row(*map(Text, cells))
         if found.rows:
             wide(console, 200).print(table)
-        for line in [*tables.verdicts(document, one.claims), *tables.reading(document)]:
+        for line in [*tables.verdicts(document, one.claims, one.regimes, printed.verdicts(one)), *tables.reading(document)]:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
         console.print(f"\nresult  {request.out / one.name}.json\ntable   {request.out / one.name}.md\n", soft_wrap=True, markup=False)

@@ -2,9 +2,11 @@
 
 A claim is judged task by task. It holds where every judged task shows it, it does not where one task shows the contrary, and it is
 undecided where an interval leaves both open, or where scores differ by less than INTEREST, however surely: nobody would act on that. Tasks
-whose cells are missing are not judged: then no claim holds, and the verdict says why.
+whose cells are missing are not judged: then no claim holds, and the verdict says why. Where a study's own tasks were not all run, what
+holds on the others *holds where run*.
 
-Intervals are Student's over seeds where these are wider than the bootstrap's: of three seeds that agree by chance every resample agrees.
+Intervals are Student's, over seeds and over seeds and start states together, where these are wider than the bootstrap's: of three seeds
+that agree by chance every resample agrees. One seed decides nothing: its episodes say nothing of the spread between seeds.
 
 What every comparison has to show needs no correction for their number. That some comparison shows the contrary does: among many one will,
 by chance. There the level is Bonferroni's, ERROR / 2 over the number of comparisons that the claim makes.
@@ -12,7 +14,7 @@ by chance. There the level is Bonferroni's, ERROR / 2 over the number of compari
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -23,21 +25,23 @@ from spar.evaluate import stats
 RESAMPLES, BLOCK = 4000, 500
 ERROR = 0.05  # of the two-sided intervals
 INTEREST = 0.5  # normalised points; where a task has no reference, every difference counts
-MISSING = "cannot be judged"
+MISSING, PARTLY = "cannot be judged", "holds where run"
+Regimes = Mapping[str, str | None]  # of a study's own tasks, the paper's word for the residuals
 Sign = Literal["shown", "contrary", "open", "missing"]
 
 
 class Verdict(NamedTuple):
-    """held: True, False, or None where the numbers leave it open or are not there; because: the numbers."""
+    """held: True, False, or None where the numbers leave it open or are not there; because: the numbers; partly: not on all tasks."""
 
     held: bool | None
     because: str
+    partly: bool = False
 
     @property
     def word(self) -> str:
         if self.held is None:
             return MISSING if self.because.startswith(MISSING) else "undecided"
-        return "holds" if self.held else "does not hold"
+        return (PARTLY if self.partly else "holds") if self.held else "does not hold"
 
 
 class Part(NamedTuple):
@@ -56,15 +60,21 @@ class Part(NamedTuple):
 
 
 class Results:
-    """A result document as claims read it."""
+    """A result document as claims read it. `declared` are the tasks of its study; `passed_over`, those that were not run and that the
+    claim, by the regimes for which it asked, speaks of."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document = document
+    def __init__(self, document: dict[str, Any], declared: Regimes | None = None) -> None:
+        self.document, self.declared = document, declared or {}
         self.cells: list[dict[str, Any]] = document["cells"]
+        self.passed_over: dict[str, None] = {}
 
     def tasks(self, *regimes: str) -> Iterator[tuple[str, str]]:
         """(name, label) of the tasks whose residuals the paper calls one of `regimes`; without them, of all. The label is the paper's
         abbreviation where that is one task's alone."""
+        absent = [
+            name for name, regime in self.declared.items() if name not in self.document["tasks"] and (not regimes or regime in regimes)
+        ]
+        self.passed_over |= dict.fromkeys(absent)
         shorts = [about["paper"] for about in self.document["tasks"].values()]
         for name, about in self.document["tasks"].items():
             if not regimes or about["regime"] in regimes:
@@ -117,8 +127,8 @@ def joint(
     """`statistic` of the means of n tables (S, E), which maps (..., n) to (...), with its interval, by default of 95 %, and the one-sided
     p-value of its being below 0.
 
-    All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states. Of several
-    seeds, what each says alone gives Student's interval and p-value; the wider and the larger count.
+    All are resampled alike, seeds and start states: equal places of different policies' and seeds' rows had equal start states. What each
+    seed, and each start state, says alone gives Student's interval and p-value (`stats.student`); the wider and the larger count.
     """
     stack = np.stack(tables)
     (n, seeds, episodes), rng, found = stack.shape, np.random.default_rng(0), []
@@ -130,7 +140,7 @@ def joint(
         found.append(statistic(flat[:, index].mean(-1).T))
     values, mean = np.concatenate(found), float(statistic(flat.mean(-1)))
     low, high = np.quantile(values, [error / 2, 1 - error / 2])
-    half, tail = stats.student(statistic(stack.mean(-1).T), mean, error)
+    half, tail = stats.student(statistic(stack.mean(-1).T), mean, error, starts=statistic(stack.mean(1).T))
     interval = stats.Interval(mean, min(float(low), mean - half), max(float(high), mean + half))
     return interval, max(tail, float((values >= 0).mean()))
 
@@ -163,8 +173,8 @@ def positive(
         return Part("missing", f"{label} ({lacking})" if lacking else label)
     if len({table.shape for table in present}) > 1:
         return Part("missing", f"{label} (unequal numbers of seeds or episodes)")
-    if present[0].size < 2:
-        return Part("open", f"{label}: one value each says nothing of their spread")
+    if len(present[0]) < 2:
+        return Part("open", f"{label}: one seed says nothing of their spread")
     interval, tail = joint(present, statistic)
     sign: Sign = "shown" if interval.low > 0 else "contrary" if interval.high < 0 else "open"
     if sign != "open" and abs(interval.mean) < interest:
@@ -183,6 +193,13 @@ def difference(means: np.ndarray) -> np.ndarray:
     return means[..., 0] - means[..., 1]
 
 
-def judge(claims: Sequence[Claim], document: dict[str, Any]) -> list[tuple[Claim, Verdict]]:
-    results = Results(document)
-    return [(claim, claim.predicate(results)) for claim in claims]
+def judge(claims: Sequence[Claim], document: dict[str, Any], declared: Regimes | None = None) -> list[tuple[Claim, Verdict]]:
+    """Every claim with its verdict; `declared` are the tasks that the study has of itself."""
+    found = []
+    for claim in claims:
+        results = Results(document, declared)
+        verdict = claim.predicate(results)
+        if verdict.held and results.passed_over:
+            verdict = verdict._replace(because=f"{verdict.because}; not run: {', '.join(results.passed_over)}", partly=True)
+        found.append((claim, verdict))
+    return found

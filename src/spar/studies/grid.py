@@ -141,6 +141,11 @@ class Study:
     derive: Callable[[dict[str, Any]], Derived] | None = None  # what follows from a result document, anew each time it is shown
     available: Callable[[], bool] = lambda: True  # whether what it varies exists here
 
+    @property
+    def regimes(self) -> dict[str, str | None]:
+        """Of its own tasks, the paper's word for the residuals."""
+        return {name: task(name).regime for name in self.tasks}
+
     def shown(self, document: dict[str, Any]) -> dict[str, Any]:
         """The document with what follows from it, which no file holds: a number that is changed there changes that too."""
         if self.derive is None:

@@ -55,7 +55,8 @@ def best(a: str | Place, others: Sequence[str | Place], *regimes: str) -> Callab
 
 
 def against_all(results: Results, task: str, label: str, a: str | Place, others: Sequence[str | Place]) -> Part:
-    """`a` against each of the others on one task; the text names the one that comes closest, or is ahead the most."""
+    """`a` against each of the others on one task; the text is that of a comparison that decides: the surest loss, else the strongest
+    competitor among those that leave it open, else the one that comes closest."""
     own = values(results, task, a)
     if own is None:
         return Part("missing", f"{label} (no {name_of(a)})")
@@ -68,7 +69,8 @@ def against_all(results: Results, task: str, label: str, a: str | Place, others:
     signs = {part.sign for part in parts}
     sign: Sign = "contrary" if "contrary" in signs else "shown" if signs == {"shown"} else "open"
     tail = min((part.tail for part in parts if part.sign == "contrary"), default=0.0)
-    text = parts[max(range(len(tables)), key=lambda i: float(tables[i][1].mean()))].text
+    deciding = [i for i, part in enumerate(parts) if part.sign == sign]
+    text = parts[min(deciding, key=lambda i: (parts[i].tail if sign == "contrary" else 0.0, -float(tables[i][1].mean())))].text
     missing = [name_of(other) for other in others if other not in [present for present, _ in tables]]
     if missing:
         sign, text = "open" if sign == "shown" else sign, f"{text}, without {', '.join(missing)}"
@@ -148,14 +150,14 @@ def alike(a: str | Place, b: str | Place, margin: float, *regimes: str) -> Calla
     return predicate
 
 
-def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdict]:
+def below(a: Place, b: Place, factor: float = 1.0, regimes: Sequence[str] = ()) -> Callable[[Results], Verdict]:
     """`a` does `factor` times less damage than `b`, their intervals that far apart: shown where `b` is surely positive and `a`, where it
     is positive at all, that much smaller; contrary where `a` surely is too large. Where `b` does none there is nothing to undercut. For
     measures that are not returns, whose cells have intervals of their own."""
 
     def predicate(results: Results) -> Verdict:
-        parts = []
-        for task, label in results.tasks():
+        parts = results.absent(*regimes)
+        for task, label in results.tasks(*regimes):
             ours, theirs = results.cell(task, *a), results.cell(task, *b)
             if ours is None or theirs is None:
                 parts.append(Part("missing", f"{label} (no {name_of(a if ours is None else b)})"))
@@ -171,12 +173,12 @@ def below(a: Place, b: Place, factor: float = 1.0) -> Callable[[Results], Verdic
     return predicate
 
 
-def above(a: Place, limit: float, under: bool = False) -> Callable[[Results], Verdict]:
+def above(a: Place, limit: float, under: bool = False, regimes: Sequence[str] = ()) -> Callable[[Results], Verdict]:
     """The whole interval of `a` lies above a number, or `under` it."""
 
     def predicate(results: Results) -> Verdict:
-        parts = []
-        for task, label in results.tasks():
+        parts = results.absent(*regimes)
+        for task, label in results.tasks(*regimes):
             cell = results.cell(task, *a)
             if cell is None:
                 parts.append(Part("missing", f"{label} (no {name_of(a)})"))

@@ -196,7 +196,7 @@ def write(study: Study, document: dict[str, Any], out: Path, pictures: Pictures)
     if curves.has(shown):
         curves.draw(shown, out / f"{study.name}{curves.ENDING}")
     addresses = tables.pictures(study.name, out, "")
-    files.write_text(out / f"{study.name}.md", tables.section(shown, study.claims, addresses, "#"))
+    files.write_text(out / f"{study.name}.md", tables.section(shown, study, addresses, "#"))
 
 
 def draw(name: str, pictures: Pictures, path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from spar import registry
 from spar.data.episodes import Log
 from spar.diagnose.geometry import FEW, Geometry, recommend
+from spar.method import gate
 from spar.runs import auto
 from spar.studies.claims import Claim, Part, Results, Verdict, difference, joint, together
 from spar.studies.grid import SUITE, TEN, Derived, Measurement, Study, Task, Variant, guide_edit
@@ -24,7 +25,7 @@ LABELS = {
 PAIRED = "SPAR-PROJ, paired"
 PAIRED_VARIANT = Variant(PAIRED, "spar-proj", {"imitation.reading": "paired"})  # eq. 10 to the letter
 MIXED = ("multimodal", "narrow", "sparse")
-ALWAYS = {"gate.eta_abs": -1e9, "gate.eta_rel": -1e9, "gate.obs_margin": 1e9}  # -1e9: Table 10's threshold that everything passes
+ALWAYS = {f"gate.{name}": value for name, value in gate.UNGATED.items()}
 GLOBAL = {"anchor.kind": "zero", **ALWAYS, "gate.candidates": 1}  # the residual of an anchor at 0 is the action itself, never gated
 UNWEIGHTED = {"weighting.sensitivity": "uniform", "weighting.filter": "soft"}
 
@@ -78,7 +79,8 @@ TABLE1 = Study(
         Claim("On unimodal residuals SPAR-MLP returns more than SPAR-PROJ", better("SPAR-MLP", "SPAR-PROJ", "unimodal")),
         Claim("On all other residuals SPAR-PROJ returns more than SPAR-MLP", better("SPAR-PROJ", "SPAR-MLP", *MIXED)),
         Claim("SPAR-PROJ returns more than the anchor on every task", better("SPAR-PROJ", "Base")),
-        Claim("On multimodal residuals SPAR-MLP drops below its anchor", better("Base", "SPAR-MLP", "multimodal")),
+        Claim("Ours, of the \"marked performance drop\" of 4.1: on multimodal residuals SPAR-MLP returns less than its anchor",
+              better("Base", "SPAR-MLP", "multimodal")),
         Claim("On multimodal residuals SPAR-PROJ returns more than in-support learning and value gradients",
               best("SPAR-PROJ", ("AWAC", "IQL", "LAPO", "BCQ", "TD3+BC", "CQL", "PLAS"), "multimodal")),
         Claim("On unimodal residuals SPAR-MLP returns more than policy gradient guidance (BCQ, TD3+BC, CQL, PLAS)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from spar.evaluate import stats
 from spar.runs.environment import unique
-from spar.studies import claims, curves
-from spar.studies.claims import Claim, Verdict
-from spar.studies.grid import SMOKE
+from spar.studies import claims, curves, printed
+from spar.studies.claims import Claim, Regimes, Verdict
+from spar.studies.grid import SMOKE, Study
 from spar.studies.results import RETURN, SCORE
 
 FEW_SEEDS = 3
@@ -68,19 +68,32 @@ def number(value: float, unit: str | None) -> str:
     return {"ms": f"{value:.3f}", "MiB": f"{value:.0f}"}.get(unit or "", f"{value:.3g}")
 
 
-def verdicts(document: dict[str, Any], of: Sequence[Claim]) -> list[str]:
-    """A paragraph that counts the verdicts, then each claim with its own and with the numbers behind it."""
-    judged = claims.judge(of, document)
+def verdicts(
+    document: dict[str, Any], of: Sequence[Claim], declared: Regimes | None = None, papers: Mapping[str, Verdict] | None = None
+) -> list[str]:
+    """A paragraph that counts the verdicts, then each claim with its own and with the numbers behind it; and, where `papers` has it, the
+    verdict of the paper's table. `declared` are the tasks that the study has of itself."""
+    judged = claims.judge(of, document, declared)
     if not judged:
         return []
     words = [verdict.word for _, verdict in judged]
     counts = [f"{words.count(word)} {shown}" for word, shown in COUNTED.items() if word in words]
     sentence = f"Of {len(words)} claims, {', '.join(counts)}." if len(words) > 1 else f"The claim {SINGLE[words[0]]}."
-    return [sentence, "\n".join(f"- **{verdict.word}**: {claim.text}. {because(verdict)}" for claim, verdict in judged)]
+    theirs = {claim.text: own(verdict) for claim, _ in judged if (verdict := (papers or {}).get(claim.text))}
+    lines = [f"- **{verdict.word}**: {claim.text}. {because(verdict)}{theirs.get(claim.text, '')}" for claim, verdict in judged]
+    return [sentence, "\n".join(lines)]
 
 
-SINGLE = {"holds": "holds", "does not hold": "does not hold", "undecided": "stays undecided", claims.MISSING: claims.MISSING}
-COUNTED = {"holds": "held", "does not hold": "did not hold", "undecided": "stayed undecided", claims.MISSING: "could not be judged"}
+def own(table: Verdict) -> str:
+    """What the paper's own table says, and where it does not say what the claim says."""
+    return " The paper's own numbers agree." if table.held else f" The paper's own numbers: {table.word} ({table.because})."
+
+
+SINGLE = {word: word for word in ("holds", claims.PARTLY, "does not hold", claims.MISSING)} | {"undecided": "stays undecided"}
+COUNTED = {
+    "holds": "held", claims.PARTLY: "held where run", "does not hold": "did not hold", "undecided": "stayed undecided",
+    claims.MISSING: "could not be judged",
+}  # fmt: skip
 
 
 def because(verdict: Verdict) -> str:
@@ -177,13 +190,13 @@ def pictures(name: str, folder: Path, address: str) -> list[str]:
     return [f"{address}{name}{ending}" for ending in (".png", curves.ENDING) if (folder / f"{name}{ending}").is_file()]
 
 
-def section(document: dict[str, Any], of: Sequence[Claim], addresses: Sequence[str], level: str = "##") -> str:
+def section(document: dict[str, Any], study: Study, addresses: Sequence[str], level: str = "##") -> str:
     """A study's part of the page; `addresses` are those of its pictures from there."""
     parts = [f"{level} {document['study']}: {document['title']}", f"{document['source']}. {document['about']}"]
     parts += [f"![{document['title']}{': training curves' if one.endswith(curves.ENDING) else ''}]({one})" for one in addresses]
     if document["cells"]:
         parts.append(table(document).markdown())
-    parts += verdicts(document, of)
+    parts += verdicts(document, study.claims, study.regimes, printed.verdicts(study))
     notes = reading(document)
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
