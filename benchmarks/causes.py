@@ -13,15 +13,17 @@ import numpy as np
 
 import spar
 from spar import api
+from spar.diagnose import calibration
 from spar.evaluate import stats
 from spar.runs import diagnose, experiment
 
 HEADER = (
     "dataset", "algorithm", "seeds", "gain", "95 % interval", "clone / log", "critics moved", "order of returns", "order of gains",
-    "predicted gain", "real gain", "support distance", "gate accepts, logged states", "what is in the way",
+    "predicted gain", "real gain", "support distance", "the anchor's", "gate accepts, logged states", "what is in the way",
 )  # fmt: skip
 POOR_CLONE, UNSETTLED, STRAYS, SHUT = 0.5, 0.05, 1.1, 0.05
 FEW_SEEDS = 2
+CUT_SHORT = 0.1  # share of a log's episodes that were cut before the evaluation's limit, above which returns do not compare
 
 
 def measured(run: api.Run) -> dict[str, Any]:
@@ -37,19 +39,45 @@ def measured(run: api.Run) -> dict[str, Any]:
         "predicted_gain": [one.get("predicted_mean") for one in gains],
         "real_gain": [one.get("real_mean") for one in gains],
         "support": [one["support"]["ratio"]["policy"] for one in seeds],
+        "anchor_support": [one["support"]["ratio"]["anchor"] for one in seeds],
+        "gains_compare": _gains_compare(run),
         "accepts": [1 - one["gate"]["states"]["deferring_share"] for one in seeds],
     }
 
 
 def clone_share(run: api.Run) -> float | None:
-    """The anchor's mean return over the logged one; None where that is not positive, or logged episodes last longer than evaluated ones."""
-    means, env = {name: one["mean"] for name, one in run.summary["intervals"].items()}, run.config.env
-    if env is None or means.get("behaviour", 0.0) <= 0:
+    """The anchor's mean return over the logged one; None where that is not positive, or where logged episodes last longer than evaluated
+    ones, or many were cut sooner."""
+    means, limit = {name: one["mean"] for name, one in run.summary["intervals"].items()}, _limit(run)
+    if run.config.env is None or means.get("behaviour", 0.0) <= 0:
         return None
-    with contextlib.closing(env.make()) as simulator:
-        limit = simulator.spec.max_episode_steps if simulator.spec else None
-    longest = int(spar.load_log(run.config.dataset).lengths.max())
-    return means["anchor"] / means["behaviour"] if limit is None or longest <= limit else None
+    log = spar.load_log(run.config.dataset)
+    cut = log.truncated[np.cumsum(log.lengths) - 1] & (log.lengths < (limit or 0))
+    alike = limit is None or (log.lengths.max() <= limit and cut.mean() <= CUT_SHORT)
+    return means["anchor"] / means["behaviour"] if alike else None
+
+
+def _limit(run: api.Run) -> int | None:
+    """Steps after which an evaluation episode is cut."""
+    if run.config.env is None:
+        return None
+    with contextlib.closing(run.config.env.make()) as simulator:
+        return simulator.spec.max_episode_steps if simulator.spec else None
+
+
+def _gains_compare(run: api.Run) -> bool:
+    """Whether what a correction is predicted to gain is what the branches measure: critics that value the behaviour, as the anchor that
+    plays on is, and episodes long enough to show it."""
+    critic = run.config.config.critic
+    return critic.expectile == 0.5 and not calibration.hidden(_limit(run), critic.discount)
+
+
+def _lag(found: dict[str, Any]) -> list[float | None]:
+    """By how much real gains exceed predicted ones, where their mean is not above 0; a cause needs both."""
+    if (_mean(found["real_gain"]) or 0.0) > 0:
+        return []
+    pairs = zip(found["real_gain"], found["predicted_gain"], strict=True)
+    return [None if real is None or predicted is None else real - predicted for real, predicted in pairs]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -84,9 +112,13 @@ def read(row: dict[str, Any]) -> str:
         said.append(f"{sum(gain > 0 for gain in row['seed_gains'])} of {len(row['seeds'])} seeds gain")
     said += ["anchor: the clone returns less than half of what the log does"] if poor else []
     said += _word(drift, UNSETTLED, True, "critic: had not settled")
-    said += _word(found["gains_order"], 0.0, False, "critic: predicted gains do not order real ones")
-    said += _word(found["real_gain"], 0.0, False, "critic: accepted corrections show no real gain")
-    said += _word(found["support"], STRAYS, True, "coverage: corrections leave the logged actions")
+    if found["gains_compare"]:
+        said += _word(found["gains_order"], 0.0, False, "critic: predicted gains do not order real ones")
+        said += _word(_lag(found), 0.0, False, "critic: accepted corrections show no real gain")
+    pairs = zip(found["support"], found["anchor_support"], strict=True)
+    farther = [None if own is None or anchor is None else own - anchor for own, anchor in pairs]
+    if (_mean(found["support"]) or 0.0) > STRAYS:
+        said += _word(farther, 0.0, True, "coverage: corrections lead away from the logged actions")
     said += _word(found["accepts"], SHUT, False, "gate: hardly opens")
     said += ["gate: without it the policy surely returns more"] if row["opening"] and row["opening"]["low"] > 0 else []
     return f"{verdict}{': ' if said else ''}{'; '.join(said)}"
@@ -95,7 +127,8 @@ def read(row: dict[str, Any]) -> str:
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     found, interval = row["causes"], row["gain"]
     drift = _mean([None if one is None else abs(one) for one in found["drift"]])
-    numbers = [_number(_mean(found[key])) for key in ("returns_order", "gains_order", "predicted_gain", "real_gain", "support")]
+    keys = ("returns_order", "gains_order", "predicted_gain", "real_gain", "support", "anchor_support")
+    numbers = [_number(found[key]) for key in keys]
     return (
         f"`{row['name']}`", row["algo"], str(len(row["seeds"])), f"{interval['mean']:+.4g}",
         f"[{interval['low']:+.4g}, {interval['high']:+.4g}]", _share(row["clone_share"]), _share(drift, 1), *numbers,
@@ -107,5 +140,7 @@ def _share(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _number(values: Sequence[float | None]) -> str:
+    """The mean over seeds, and of how many where some have none."""
+    mean, present = _mean(values), sum(value is not None for value in values)
+    return "-" if mean is None else f"{mean:.2f}" + (f" ({present} of {len(values)} seeds)" if present < len(values) else "")

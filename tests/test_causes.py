@@ -19,16 +19,19 @@ SOUND: dict[str, Any] = {
     "opening": {"mean": -1.0, "low": -2.0, "high": 0.5},
     "clone_share": 1.0,
 }
-FOUND: dict[str, list[float | None]] = {
+FOUND: dict[str, Any] = {
     "drift": [0.01, -0.01, 0.012],
     "gains_order": [0.5, 0.52, 0.48],
     "real_gain": [1.0, 1.1, 0.9],
     "support": [0.9, 0.95, 0.92],
+    "anchor_support": [0.9, 0.9, 0.9],
+    "predicted_gain": [2.0, 2.1, 1.9],
+    "gains_compare": True,
     "accepts": [0.3, 0.32, 0.28],
 }
 
 
-def said(changes: dict[str, Any] | None = None, **found: list[float | None]) -> str:
+def said(changes: dict[str, Any] | None = None, **found: Any) -> str:
     return str(causes.read({**SOUND, "causes": {**FOUND, **found}, **(changes or {})}))
 
 
@@ -46,23 +49,26 @@ def test_the_interval_of_the_gain_decides_the_verdict(low: float, high: float, s
 
 
 @pytest.mark.parametrize(
-    ("found", "sentence"),
+    ("name", "sure", "doubtful", "sentence"),
     [
-        ({"drift": [-0.2, 0.21, 0.19]}, "critic: had not settled"),
-        ({"gains_order": [-0.5, -0.4, -0.45]}, "critic: predicted gains do not order real ones"),
-        ({"real_gain": [-1.0, -1.1, -0.9]}, "critic: accepted corrections show no real gain"),
-        ({"support": [1.5, 1.6, 1.55]}, "coverage: corrections leave the logged actions"),
-        ({"accepts": [0.01, 0.012, 0.011]}, "gate: hardly opens"),
+        ("drift", [-0.2, 0.21, 0.19], [0.095, 0.03, 0.08], "critic: had not settled"),
+        ("gains_order", [-0.5, -0.4, -0.45], [-0.45, 0.2, -0.3], "critic: predicted gains do not order real ones"),
+        ("real_gain", [-1.0, -1.1, -0.9], [-9.0, 2.5, -0.5], "critic: accepted corrections show no real gain"),
+        ("support", [1.5, 1.6, 1.55], [1.6, 0.88, 1.5], "coverage: corrections lead away from the logged actions"),
+        ("accepts", [0.01, 0.012, 0.011], [0.005, 0.08, 0.02], "gate: hardly opens"),
     ],
 )
-def test_each_number_has_its_cause_and_doubt_its_word(found: dict[str, Any], sentence: str) -> None:
-    ((name, sure),) = found.items()
-    assert said(**found).endswith(f"seeds gain; {sentence}")
-    limit = {"drift": 0.05, "support": 1.1, "accepts": 0.05}.get(name, 0.0)
-    beyond = 1.0 if name in ("drift", "support") else -1.0
-    scattered = [limit + beyond * step * (1 if limit else 10) for step in (0.045, -0.02, 0.03)]
-    assert said(**{name: scattered}).endswith(f"seeds gain; perhaps {sentence}")
+def test_each_number_has_its_cause_and_doubt_its_word(name: str, sure: list[float], doubtful: list[float], sentence: str) -> None:
+    assert said(**{name: sure}).endswith(f"seeds gain; {sentence}")
+    assert said(**{name: doubtful}).endswith(f"seeds gain; perhaps {sentence}")
     assert "perhaps" in said(**{name: [*sure[:2], None]})  # a seed without a number
+
+
+def test_what_cannot_be_compared_is_no_cause() -> None:
+    """Gains where critics value something else, and a distance that the anchor has too."""
+    assert said(gains_order=[-0.5, -0.4, -0.45], real_gain=[-1.0, -1.1, -0.9], gains_compare=False).endswith("seeds gain")
+    assert said(support=[1.5, 1.6, 1.55], anchor_support=[1.6, 1.7, 1.6]).endswith("seeds gain")
+    assert said(real_gain=[-1.0, -1.1, -0.9], predicted_gain=[-2.0, -2.1, -1.9]).endswith("seeds gain")
 
 
 def test_a_poor_clone_and_a_gate_that_costs_are_named() -> None:

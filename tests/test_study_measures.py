@@ -275,7 +275,7 @@ def test_action_space_is_that_of_naive_loops(plant: tuple[Path, Log]) -> None:
     actions = scaled(training.actions, log.action_low, log.action_high)
     every = np.linalg.norm(actions[:, None] - actions[None], axis=-1)[np.triu_indices(len(actions), 1)]
     assert found["global_diameter"] == pytest.approx(np.quantile(every, 0.95), rel=0.02)
-    assert arrays["global"].mean() == pytest.approx(every.mean(), rel=0.02) and len(arrays["global"]) == measure_actions.PAIRS
+    assert arrays["global"].mean() == pytest.approx(every.mean(), rel=0.02) and len(arrays["global"]) == topology.PAIRS
     np.testing.assert_allclose(np.sort(arrays["residual"]), 2 * np.sort(residuals), atol=1e-5)
     lipschitz = 7.0
     epsilon = 0.2 * lipschitz * found["delta_rho"]
@@ -289,12 +289,12 @@ def test_action_space_is_that_of_naive_loops(plant: tuple[Path, Log]) -> None:
 def test_effective_diameter_of_gaussian_actions() -> None:
     """|x - y| of N(0, s^2 I) in two dimensions is s sqrt(2) times a Rayleigh variable, whose 95 % quantile is sqrt(-2 log 0.05)."""
     actions = 0.3 * RNG.normal(size=(30_000, 2))
-    first, second = measure_actions.random_pairs(len(actions), 100_000, np.random.default_rng(1))
+    first, second = topology.random_pairs(len(actions), 100_000, np.random.default_rng(1))
     assert (first != second).all()
     quantile = math.sqrt(-2 * math.log(0.05))
     assert topology.delta_rho(actions[first] - actions[second]) == pytest.approx(0.3 * math.sqrt(2) * quantile, rel=0.02)
     assert topology.delta_rho(actions) == pytest.approx(0.3 * quantile, rel=0.02)
-    counts = np.bincount(measure_actions.random_pairs(4, 40_000, np.random.default_rng(2))[1], minlength=4)
+    counts = np.bincount(topology.random_pairs(4, 40_000, np.random.default_rng(2))[1], minlength=4)
     assert (np.abs(counts - 10_000) < 500).all()
 
 

@@ -30,7 +30,7 @@ class Preset:
     eta_rel: float  # eta
     anchor: Literal["deterministic", "gaussian"]  # C.1.2: deterministic for locomotion, Gaussian for Adroit and AntMaze
     reward_shift: float  # -1 for AntMaze (Table 7: rewards untouched except there)
-    episodes: int  # of evaluation: 10 for locomotion, 100 for AntMaze and Adroit
+    episodes: int  # of evaluation, as D4RL's users do: 10 for locomotion, 100 for AntMaze and Adroit; the paper says none
     source: str
 
     def config(self, algo: str | None = None) -> Any:

@@ -89,6 +89,11 @@ def returns_to_go(rewards: np.ndarray, lengths: np.ndarray, discount: float, ter
     return found
 
 
+def hidden(limit: int | None, discount: float) -> bool:
+    """Whether a time limit hides more than CUT of what follows even from an episode's first step, so that real gains are too small."""
+    return limit is not None and discount**limit >= CUT
+
+
 def branched(
     envs: Sequence[gymnasium.Env], policy: Policy, traces: Sequence[Trace], rows: HostRows, discount: float, branches: int, seed: int = 0
 ) -> Pairs:

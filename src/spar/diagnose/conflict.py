@@ -19,6 +19,7 @@ The latent policy of SPAR-PLAS is trained by guidance alone, so that `in_trainin
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Objective(NamedTuple):
     fit: Loss
     guide: Loss
     fitted: bool  # whether training has the fit in its gradient
+    summed: Loss | None = None  # the fit with sums over dimensions, where training takes means: damage is measured in one unit
 
 
 def measure(
@@ -76,8 +78,9 @@ def _one(objective: Callable[..., Objective], cfg: spar.StageOneConfig, state: s
 
 def steps(objective: Objective) -> dict[str, dict[str, jax.Array]]:
     """Both readings on one batch."""
-    params, opt, tx, fit, guide, fitted = objective
+    params, opt, tx, fit, guide, fitted, summed = objective
     before, slope = jax.value_and_grad(fit)(params)
+    judged, before, uphill = (fit, before, slope) if summed is None else (summed, *jax.value_and_grad(summed)(params))
     pull = jax.grad(guide)(params)
 
     def step(gradient: ops.Params, opt: optax.OptState) -> ops.Params:
@@ -87,9 +90,9 @@ def steps(objective: Objective) -> dict[str, dict[str, jax.Array]]:
     difference = jax.tree.map(jnp.subtract, whole, step(slope, opt)) if fitted else whole
 
     def judge(delta: ops.Params) -> dict[str, jax.Array]:
-        dd, size = optax.tree_utils.tree_vdot(slope, delta), optax.global_norm(delta)
-        vsd = fit(optax.apply_updates(params, delta)) - before
-        return {"dd": dd, "vsd": vsd, "cosine": dd / jnp.maximum(size * optax.global_norm(slope), 1e-20), "step": size}
+        dd, size = optax.tree_utils.tree_vdot(uphill, delta), optax.global_norm(delta)
+        vsd = judged(optax.apply_updates(params, delta)) - before
+        return {"dd": dd, "vsd": vsd, "cosine": dd / jnp.maximum(size * optax.global_norm(uphill), 1e-20), "step": size}
 
     return {"alone": judge(step(pull, tx.init(params))), "in_training": judge(difference)}
 
@@ -134,12 +137,13 @@ def _proj(cfg: spar.PROJConfig, state: spar.State, batch: Batch, key: jax.Array)
     guides = critics.members(state.critics, "guide")
     omega = imitation.candidate_weights(cfg.weighting, cfg.critic, guides, batch, candidates)
 
-    def fit(params: ops.Params) -> jax.Array:
-        return residual.fit_loss(cfg.cvae, params, batch, fit_key)[0]
+    def fit(params: ops.Params, own: residual.CVAEConfig = cfg.cvae) -> jax.Array:
+        return residual.fit_loss(own, params, batch, fit_key)[0]
 
     def guide(params: ops.Params) -> jax.Array:
         own = cfg.imitation
         return own.lambda_g * imitation.imitation_loss(own, cfg.cvae, params, batch, z, candidates, omega, imitation_key)
 
     tx = ops.adam(cfg.cvae.learning_rate, cfg.cvae.clip_norm)
-    return Objective(state.residual.params, state.residual.opt, tx, fit, guide, fitted=True)
+    summed = None if cfg.cvae.reduction == "sum" else functools.partial(fit, own=dataclasses.replace(cfg.cvae, reduction="sum"))
+    return Objective(state.residual.params, state.residual.opt, tx, fit, guide, True, summed)

@@ -27,8 +27,9 @@ NARROW, TAIL = 0.7, 1.5  # limits of Geometry.filling and of Geometry.tail over 
 class Geometry(NamedTuple):
     """Lengths are Euclidean, in actions scaled to [-1, 1].
 
-    delta_rho: eq. 3 with rho = 0.05. action_radius: the same quantile of |a - mean a| over the log; half the effective D_A.
-    contraction: delta_rho / action_radius. log10_efficiency: that of eq. 23's dominant term (D_A / (2 delta_rho))^d.
+    delta_rho: eq. 3 with rho = 0.05. action_radius: the same quantile of |a - mean a| over the log. contraction: delta_rho / action_radius.
+    log10_efficiency: that of eq. 23's dominant term (D_A / (2 delta_rho))^d, D_A the same quantile of distances between logged actions,
+    which may be below twice that radius: a residual space no larger than the actions' may still not contract by eq. 23.
     spectrum: shares of the residuals' variance along its principal directions, descending. effective_directions: their participation
     ratio, 1 / sum of squares. filling: median distance to the NEIGHBOURS-th nearest residual over that in the structureless cloud; far
     below 1 where the residuals keep to clusters or filaments of the region that they span. tail: the 99 % quantile of those distances
@@ -63,6 +64,7 @@ def measure(residuals: np.ndarray, actions: np.ndarray, seed: int = 0) -> tuple[
     rng = np.random.default_rng(seed)
     sample = residuals[rng.permutation(len(residuals))[:SAMPLE]].astype(np.float64)
     radius, delta = topology.delta_rho(actions - actions.mean(0)), topology.delta_rho(residuals)
+    diameter = topology.delta_rho(topology.differences(actions, topology.PAIRS, np.random.default_rng(seed)))
     spectrum = topology.spectrum(residuals)
     near, expected = (knn_distance(cloud, None, NEIGHBOURS) for cloud in (sample, structureless(sample, rng)))
     labels = density_clusters(sample)
@@ -72,7 +74,7 @@ def measure(residuals: np.ndarray, actions: np.ndarray, seed: int = 0) -> tuple[
         delta_rho=delta,
         action_radius=radius,
         contraction=_ratio(delta, radius),
-        log10_efficiency=float(residuals.shape[1] * np.log10(max(radius, 1e-9) / max(delta, 1e-9))),
+        log10_efficiency=float(residuals.shape[1] * np.log10(max(diameter, 1e-9) / max(2 * delta, 1e-9))),
         spectrum=tuple(spectrum.tolist()),
         effective_directions=_ratio(1.0, float((spectrum**2).sum())),
         filling=_ratio(float(np.median(near)), float(np.median(expected))),

@@ -2,7 +2,9 @@
 
 The CVAE of eq. 8 is fitted and frozen; a deterministic latent policy then ascends
 
-    L_guide = -lambda_g E[Q_rob(s, clip(a_base + dec(s, a_base, z)))],   z = bound * tanh(pi_z(s, a_base)).
+    L_guide = -lambda_g E[Q_rob(s, clip(a_base + dec(s, a_base, z)))] / c,   z = bound * tanh(pi_z(s, a_base)).
+
+with c as in residual.py.
 """
 
 from __future__ import annotations

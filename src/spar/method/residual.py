@@ -1,10 +1,11 @@
 """Stage II, the residual policies (SPAR 3.2.3).
 
-    SPAR-MLP   L = E[w |pi_res(s, a_base) - da|^2] - lambda_g E[Q_rob(s, clip(a_base + pi_res))]            (eq. 7)
+    SPAR-MLP   L = E[w |pi_res(s, a_base) - da|^2] - lambda_g E[Q_rob(s, clip(a_base + pi_res))] / c        (eq. 7, there c = 1)
     SPAR-CVAE  L = E[w |pi_res(s, a_base, z) - da|^2] + beta KL(q(z | s, da) || N(0, 1)),  z ~ q            (eq. 8)
 
-with da = a - a_base. The weight acts on the reconstruction only. Squares sum over action dimensions, KL over latent ones; both then
-average over the batch. Synthesised actions are clipped to the box before a critic sees them, as the gate does.
+with da = a - a_base, and c by default the batch's mean |Q_rob| (`guide_scale`). The weight acts on the reconstruction only. Squares sum
+over action dimensions, KL over latent ones; both then average over the batch. Synthesised actions are clipped to the box before a critic
+sees them, as the gate does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SPAR: Support-Preserving Action Rectification (Zhao et al. 2026, arXiv 2605.27877), its three stages put together.
 
-    Stage I    anchor pi_base by behaviour cloning, conservative critics in-sample          (Algorithm 1)
+    Stage I    anchor pi_base by behaviour cloning, conservative critics in-sample          (3.1, Algorithm 1)
     Stage II   a residual inside the data's support, weighted by frozen critics             (Algorithms 2, 3, 4)
     Stage III  a = a_base + G(residual): the residual only where a robust gain is predicted (Algorithm 5)
 
@@ -37,6 +37,7 @@ class MLPConfig(StageOneConfig):
 
 @dataclass(frozen=True)
 class CVAEConfig(StageOneConfig):
+    weighting: weighting.Config = field(default_factory=lambda: weighting.Config(temperature=0.3))  # of every generative row of Table 8
     cvae: residual.CVAEConfig = field(default_factory=residual.CVAEConfig)
 
 

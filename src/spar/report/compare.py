@@ -101,15 +101,13 @@ def notes(document: dict[str, Any]) -> list[str]:
         found.append(
             f"{document['env']}, {document['episodes']} episodes a seed, the same start states for all. Intervals are 95 % bootstrap "
             f"intervals over {scope}.{few} IQM: mean of the middle half of all episodes. P(better): how often an episode returns more than "
-            "one of the other, ties half (Agarwal et al. 2021)."
+            "one of the other, ties half (Agarwal et al. 2021). The log's own returns compare only where its episodes last as long."
         )
     else:
         found.append(f"No return was measured: no environment was named (--env). Action errors are measured on {document['measured_on']}.")
     limit = rules.evaluation(document["env"] or "").get("max_episode_steps")
     if limit:
-        found.append(
-            f"Evaluation ends an episode after {limit} steps, as D4RL's does; where logged ones last longer, their return does not compare."
-        )
+        found.append(f"Evaluation ends an episode after {limit} steps, as D4RL's does.")
     if document["episodes"] and document["base"] is None:
         found.append("No improvement is given: that is one over the anchor of SPAR, or over bc, and neither is among them.")
     if any("shared" in row.get("seconds", {}) for row in document["rows"]):

@@ -66,7 +66,7 @@ def _percent(value: float) -> str:
 
 def _geometry_lines(found: dict[str, Any]) -> list[str]:
     clusters = "with " + ", ".join(map(_percent, found["clusters"])) + " of them" if len(found["clusters"]) > 1 else ""
-    efficiency = f"of the actions' own radius; eq. 23's dominant term is 10^{found['log10_efficiency']:.1f}"
+    efficiency = f"of the actions' own about their mean; eq. 23's dominant term is 10^{found['log10_efficiency']:.1f}"
     return [
         _row("delta_rho (eq. 3)", _number(found["delta_rho"], ".3f"), "actions in [-1, 1]"),
         _row("residual radius", _percent(found["contraction"]), efficiency),

@@ -17,7 +17,6 @@ from spar.studies.measure_run import Arrays, Document, opened
 
 STATES = 4000  # logged states that policies are asked on, as many as the paper samples for figure 2: a point each in every set
 SHARE = 0.95  # of projected actions inside a boundary
-PAIRS = 20_000  # of logged actions whose distance is measured
 POLICIES: dict[str, dict[str, float]] = {"ungated": gate.UNGATED, "policy": {}}
 
 
@@ -148,7 +147,7 @@ def area(corners: np.ndarray) -> float:
 # Figure 4
 
 
-def action_space(run: Path, log: Log, pairs: int = PAIRS, resolution: float = 0.1) -> tuple[Document, Arrays]:
+def action_space(run: Path, log: Log, pairs: int = topology.PAIRS, resolution: float = 0.1) -> tuple[Document, Arrays]:
     """Figure 4: how large the global and the residual action space are, actions in [-1, 1], on the episodes that trained.
 
     global: distances |x - y| of random pairs of logged actions; their 95 % quantile is the effective diameter D_A, whose supremum the
@@ -162,8 +161,7 @@ def action_space(run: Path, log: Log, pairs: int = PAIRS, resolution: float = 0.
     training = found.training
     rng, arrays, seeds = np.random.default_rng(0), Arrays(), {}
     scaled = found.first[1].scaler.action_in(training.actions)  # the log's box: that of all seeds
-    first, second = random_pairs(len(scaled), pairs, rng)
-    apart = scaled[first] - scaled[second]
+    apart = topology.differences(scaled, pairs, rng)
     diameter, radius = topology.delta_rho(apart), topology.delta_rho(scaled - scaled.mean(0))
     for seed, policy in found.policies.items():
         residuals = offline.residuals(policy, training)
@@ -182,12 +180,6 @@ def action_space(run: Path, log: Log, pairs: int = PAIRS, resolution: float = 0.
             kept = residuals[np.sort(rng.permutation(len(residuals))[:pairs])]
             arrays = {"global": np.linalg.norm(apart, axis=1), "residual": 2 * np.linalg.norm(kept, axis=1)}
     return found.document(resolution=resolution, seeds=seeds), arrays
-
-
-def random_pairs(count: int, pairs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (pairs,) of two different ones among `count`, drawn uniformly; of one alone, itself."""
-    first = rng.integers(count, size=pairs)
-    return first, (first + rng.integers(1, max(count, 2), size=pairs)) % count
 
 
 def efficiency(diameter: float, delta_rho: float, dimensions: int, resolution: float) -> tuple[float, float]:

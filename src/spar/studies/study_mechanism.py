@@ -328,7 +328,7 @@ FIGURE4 = Study(
     picture="action_space",
     notes=(
         "eq. 23 is taken with epsilon = 0.1 L δ_ρ, an accuracy for which the paper gives no number. "
-        "D_A here holds 95 % of the distances between logged actions; `spar diagnose` prints twice their radius about the mean.",
+        "D_A holds 95 % of the distances between logged actions.",
     ),
     claims=(
         Claim("Residuals are smaller than the action space: δ_ρ below D_A", above((SHARE, ""), 1.0, under=True)),
