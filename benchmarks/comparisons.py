@@ -33,7 +33,8 @@ checkpoint, wins and losses as they fell. The suite is [collected by D4RL's reci
 below a table take Student's intervals over seeds, which of three are wide, after Bonferroni's correction over the competitors.
 
 What was tuned on these returns: target critics follow, for each algorithm, at the better of two rates on hopper-replay, whose means are so
-the better of two, and elsewhere at the rate chosen there; of CQL one alone was tried ([readings.md](readings.md#budgets)). SPAR had
+the better of two, of TD3+BC's the best of three, and elsewhere at the rate chosen there; of CQL one alone was tried, and BCQ took the
+published one where the faster had diverged ([readings.md](readings.md#budgets)). SPAR had
 a second try on pointmaze-large, where its defaults had failed and it takes the paper's settings for AntMaze ([failures.md](failures.md));
 the others had none. All other settings but network sizes are as published for the task or its family, or *ours* where nobody published any
 ([competitors.md](competitors.md)), also learning rates that count on a million updates (Onestep, the CVAE of PLAS, the policy of CQL);
@@ -86,7 +87,8 @@ def standing(folder: Path) -> str:
     ends += [f"surely less than {_listed(winners)}"] if winners else []
     apart = f"{label(algo)} returns {' and '.join(ends)}" if ends else f"{label(algo)} is told apart from none of them"
     return (
-        f"On the same log, with as many updates and {len(document['seeds'])} seeds each, {_listed(above) or 'no competitor'} "
+        f"On the same log, with as many updates and seeds {', '.join(map(str, document['seeds']))}, on which target rates were chosen, "
+        f"{_listed(above) or 'no competitor'} "
         f"{'has a' if len(above) < 2 else 'have'} higher mean return{'s' if len(above) > 1 else ''} than {label(algo)}, and "
         f"{_listed(below) or 'none'} {'a lower one' if len(below) == 1 else 'lower ones'}; {apart}: "
         "[docs/comparisons.md](docs/comparisons.md)."

@@ -31,4 +31,4 @@ def row(run: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    page.of_runs(__doc__, HEADER, lambda run: [row(run)], "finetune.md", "scores")
+    page.of_runs(__doc__, HEADER, lambda run, runs: [row(run)], "finetune.md", "scores")

@@ -7,6 +7,7 @@ table into docs/failures.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ HEADER = (
 RELATIVE = (0.03, 0.01, 0.007, 0.005, 0.003, 0.001, 0.0)
 
 
-def rows(run: Path) -> list[list[str]]:
+def rows(run: Path, runs: Sequence[Path]) -> list[list[str]]:
     cfg = experiment.read_config(run)
     assert cfg.env is not None, f"{run}: names no environment"
     policies = [exports.load(run / "policy", seed) for seed in cfg.seeds]

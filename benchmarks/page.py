@@ -7,7 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from spar import files
+from spar.evaluate import stats
+from spar.runs import experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,14 +32,30 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def of_runs(about: str | None, header: Sequence[str], rows: Callable[[Path], Iterable[Sequence[str]]], place: str, mark: str) -> None:
+def gain_over_first(run: Path, runs: Sequence[Path], alike: Callable[[Path], object]) -> str:
+    """The gain of a run's policy over that of the first of `runs` that is `alike`, with its 95 % interval (`stats.paired_gain`); nothing
+    for that one itself. Equal seeds and start states are paired."""
+    first = next(one for one in runs if alike(one) == alike(run))
+    if run == first:
+        return ""
+    returns = [np.asarray(experiment.read_summary(one)["returns"]["policy"]) for one in (run, first)]
+    if returns[0].shape != returns[1].shape:
+        return "other seeds"
+    mean, low, high = stats.paired_gain(*returns)
+    return f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
+
+
+Rows = Callable[[Path, Sequence[Path]], Iterable[Sequence[str]]]
+
+
+def of_runs(about: str | None, header: Sequence[str], rows: Rows, place: str, mark: str) -> None:
     """The command of a script that makes one table of run directories: `RUN [RUN ...] [--docs]`. `about` is the script's own docstring,
-    `rows` what a run says; with --docs the table also goes between the marks of docs/`place`."""
+    `rows` what a run says, given all of them; with --docs the table also goes between the marks of docs/`place`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--docs", action="store_true", help=f"also write the table into docs/{place}")
     args = parser.parse_args()
-    text = table(header, [row for run in args.runs for row in rows(run)])
+    text = table(header, [row for run in args.runs for row in rows(run, args.runs)])
     print(text)
     if args.docs:
         put(ROOT / "docs" / place, mark, text)
