@@ -52,6 +52,14 @@ def pendulum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
 
 
 @pytest.fixture(scope="module")
+def generative(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
+    """As `pendulum`, with a generative residual."""
+    log = pendulum_log()
+    folder = tmp_path_factory.mktemp("runs") / "generative"
+    return train(folder, log, "spar-cvae", (0, 3), gate={"eta_rel": 0.0, "eta_abs": 0.0}), log
+
+
+@pytest.fixture(scope="module")
 def plant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
     """Two action dimensions, a generative residual without guidance, no environment."""
     log = plant_log()
@@ -85,6 +93,21 @@ def test_thresholds_are_other_gates_of_the_same_policy(pendulum: tuple[Path, Log
     for i, seed in enumerate((0, 3)):
         returns, share = by_hand(exports.load(run, seed), 3, relative["eta_rel"])
         assert relative["returns"][i] == pytest.approx(returns) and relative["acceptance"][i] == pytest.approx(share)
+
+
+def test_candidates_are_other_gates_of_the_same_policy(pendulum: tuple[Path, Log], generative: tuple[Path, Log]) -> None:
+    """The run's own number gives its returns again; a deterministic residual has one candidate whatever the number; the best of more is
+    predicted to gain more."""
+    run, log = pendulum
+    document, arrays = measure.candidates(run, log, (1, 5))
+    summary = experiment.read_summary(run)
+    assert all(one["returns"] == summary["returns"]["policy"] for one in document["settings"]) and not arrays and is_json(document)
+    run, log = generative
+    own, summary = exports.load(run).gate.candidates, experiment.read_summary(run)
+    document, _ = measure.candidates(run, log, (1, own, 50))
+    one, mine, many = document["settings"]
+    assert mine["returns"] == summary["returns"]["policy"] and mine["acceptance"] == summary["gate"]["acceptance"]
+    assert np.all(np.less(one["predicted"], mine["predicted"])) and np.all(np.less(mine["predicted"], many["predicted"]))
 
 
 def by_hand(policy: deploy.Policy, episodes: int, eta_rel: float) -> tuple[list[float], float]:

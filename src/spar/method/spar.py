@@ -37,7 +37,6 @@ class MLPConfig(StageOneConfig):
 
 @dataclass(frozen=True)
 class CVAEConfig(StageOneConfig):
-    weighting: weighting.Config = field(default_factory=lambda: weighting.Config(temperature=0.3))  # of every generative row of Table 8
     cvae: residual.CVAEConfig = field(default_factory=residual.CVAEConfig)
 
 

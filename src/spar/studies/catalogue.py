@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from spar.studies import study_flow, study_mechanism, study_scores, study_spot, study_sweeps
+from spar.studies import study_flow, study_gate, study_mechanism, study_scores, study_spot, study_sweeps
 from spar.studies.grid import Study
 from spar.types import SparError
 
-_DECLARED = (*study_scores.STUDIES, *study_sweeps.STUDIES, *study_mechanism.STUDIES, *study_flow.STUDIES, *study_spot.STUDIES)
+_ROOMS = (study_scores, study_sweeps, study_mechanism, study_gate, study_flow, study_spot)
+_DECLARED = [study for room in _ROOMS for study in room.STUDIES]
 
 
 def _order(study: Study) -> tuple[int, int]:

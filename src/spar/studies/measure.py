@@ -30,6 +30,8 @@ from spar.types import SparError
 
 NEVER, EITHER = 1e9, -1e9  # how Table 10 writes a threshold that nothing passes, and one that everything does
 PAPER_THRESHOLDS = ((NEVER, NEVER), (EITHER, EITHER), (EITHER, 0.01), (1e-4, EITHER), (1e-4, 0.01))  # (eta_abs, eta_rel)
+COUNTS = (1, 3, 10, 30)  # of candidates
+STATES = 4000  # logged states on which gains are predicted
 OWN_THRESHOLDS = ((1e-4, 0.001), (1e-4, 0.003))  # below 1 - gamma, what one step is worth (docs/failures.md)
 
 
@@ -43,27 +45,52 @@ def thresholds(
     the task has a reference, and the share of steps that the gate accepted, [seed]. Raises SparError when the run names no environment.
     """
     found = opened(run, log)
+    named = [{"eta_abs": float(eta_abs), "eta_rel": float(eta_rel)} for eta_abs, eta_rel in pairs]
+    open_ones = {"obs_margin": math.inf}  # no gate at all: none of observations either
+    gates = [one | (open_ones if max(one.values()) <= EITHER else {}) for one in named]
+    rolled = behind(found, log, gates, episodes)
+    return _tried(found, [{**name, **one} for name, one in zip(named, rolled, strict=True)])
+
+
+def candidates(run: Path, log: Log, counts: Sequence[int] = COUNTS, episodes: int | None = None) -> tuple[Document, Arrays]:
+    """The trained policies behind gates that choose the best of other numbers of candidates, nothing retrained.
+
+    `settings` holds for each of `counts` what `thresholds` has for a pair, and `predicted`, [seed]: the mean gain that the critics predict
+    of the best candidate on STATES logged states. Raises what `thresholds` does.
+    """
+    found = opened(run, log)
+    gates = [{"candidates": int(count)} for count in counts]
+    index = np.sort(np.random.default_rng(0).permutation(len(found.training))[:STATES])
+    obs = found.training.observations[found.training.obs_index[index]]
+    settings = []
+    for one, rolled in zip(gates, behind(found, log, gates, episodes), strict=True):
+        policies = [policy.with_gate(**one) for policy in found.policies.values()]
+        for policy in policies:
+            policy.reset(0)
+        predicted = [policy.act(obs).gain for policy in policies]
+        settings.append({**one, **rolled, "predicted": [float(gain[np.isfinite(gain)].mean()) for gain in predicted]})
+    return _tried(found, settings)
+
+
+def behind(found: Finished, log: Log, gates: Sequence[dict[str, Any]], episodes: int | None) -> list[dict[str, Any]]:
+    """The policies behind each of `gates`, changes of their own: returns [seed][episode] of as many `episodes`, by default those of the
+    run's final evaluation, from its start states, and the gate's acceptance, [seed]. Raises SparError when the run names no environment."""
     if found.cfg.env is None:
-        raise SparError(f"{run}: config.json names no environment (env), so thresholds cannot be tried; train with --env")
-    count, settings = episodes or found.cfg.episodes, []
+        raise SparError(f"{found.run}: config.json names no environment (env), so no gate can be tried; train with --env")
+    count, tried = episodes or found.cfg.episodes, []
     evaluator = Evaluator(found.cfg.env, log.spec)
     try:
-        for eta_abs, eta_rel in pairs:
-            settings_of = {"eta_abs": float(eta_abs), "eta_rel": float(eta_rel)}
-            if max(settings_of.values()) <= EITHER:  # no gate at all: none of observations either
-                settings_of["obs_margin"] = math.inf
-            gates = (policy.with_gate(**settings_of) for policy in found.policies.values())
-            rolled = [roll(evaluator, policy, count, FINAL_SEED) for policy in gates]
-            settings.append(
-                {
-                    "eta_abs": float(eta_abs),
-                    "eta_rel": float(eta_rel),
-                    **_returns(found, np.stack([one.returns for one in rolled])),
-                    "acceptance": [one.acceptance for one in rolled],
-                }
-            )
+        for changes in gates:
+            rolled = [roll(evaluator, policy.with_gate(**changes), count, FINAL_SEED) for policy in found.policies.values()]
+            returns = _returns(found, np.stack([one.returns for one in rolled]))
+            tried.append({**returns, "acceptance": [one.acceptance for one in rolled]})
     finally:
         evaluator.close()
+    return tried
+
+
+def _tried(found: Finished, settings: list[dict[str, Any]]) -> tuple[Document, Arrays]:
+    """The document of gates that were tried."""
     seeds = {
         str(seed): {
             "return": [float(np.mean(one["returns"][i])) for one in settings],
@@ -71,7 +98,7 @@ def thresholds(
         }
         for i, seed in enumerate(found.policies)
     }
-    return found.document(episodes=count, settings=settings, seeds=seeds), {}
+    return found.document(episodes=len(settings[0]["returns"][0]), settings=settings, seeds=seeds), {}
 
 
 def conflict(run: Path, log: Log, groups: int = 8) -> tuple[Document, Arrays]:
@@ -152,5 +179,5 @@ def _is_interval(node: Any) -> bool:
 
 MEASURES: dict[str, Callable[..., tuple[Document, Arrays]]] = {
     measure.__name__: measure
-    for measure in (thresholds, conflict, latency, residual_distribution, action_support, action_space, training_curves)
+    for measure in (thresholds, candidates, conflict, latency, residual_distribution, action_support, action_space, training_curves)
 }

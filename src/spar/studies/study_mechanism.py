@@ -1,4 +1,4 @@
-"""The studies that measure finished runs: Tables 3, 10 and 11, figures 2 to 6."""
+"""The studies that measure finished runs: Tables 3 and 11, figures 2 to 6."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from spar.studies import measure
 from spar.studies.claims import Claim, Part, Results, Sign, Verdict, together
 from spar.studies.grid import TEN, Derived, Measurement, Study, Task, Variant
-from spar.studies.predicates import above, below, best, better
+from spar.studies.predicates import above, below, better
 from spar.studies.study_scores import GEOMETRY, PAIRED_VARIANT, label, own_run, preset, regimes
 
 Document = dict[str, Any]
@@ -85,58 +85,6 @@ TABLE3 = Study(
         "\"Ten times\" is for the text's orders of magnitude; on two tasks the paper's VSD of SPAR-PLAS is 2.5 and 4 times SPAR-PROJ's.",
         "Which step the paper took it does not say; each claim is judged of both. The size of a fresh Adam's step does not depend on the "
         "gradient's, so there a weak guidance counts like a strong one.",
-    ),
-)
-
-
-# Table 10
-
-
-def pair(eta_abs: float, eta_rel: float) -> str:
-    """(1e9, 1e9), as the paper writes thresholds that nothing passes."""
-    return f"({', '.join(f'{value:g}'.replace('e+09', 'e9').replace('0.0001', '1e-4') for value in (eta_abs, eta_rel))})"
-
-
-def threshold_cells(column: str, document: Document) -> Cells:
-    return [
-        {
-            "row": "",
-            "column": pair(one["eta_abs"], one["eta_rel"]),
-            "unit": None,
-            "returns": one["returns"],
-            "acceptance": float(np.mean(one["acceptance"])),
-        }
-        for one in document["settings"]
-    ]
-
-
-DEFAULT_GATE = pair(1e-4, 0.01)
-SAME_GATE = pair(-1e9, 0.01)  # where |Q_base| is above 0.01, a gain above the relative threshold is above 1e-4 too
-OTHER_GATES = [pair(*both) for both in measure.PAPER_THRESHOLDS if pair(*both) not in (DEFAULT_GATE, SAME_GATE)]
-OWN_GATES = [pair(*both) for both in measure.OWN_THRESHOLDS]
-
-TABLE10 = Study(
-    name="table10",
-    title="Thresholds of the gate",
-    source="Table 10, C.2.2",
-    about="One trained policy, that of the task's preset, behind gates with other (eta_abs, eta_rel); nothing is retrained.",
-    variants=no_scores,
-    paper="table10",
-    measurements=(Measurement("thresholds", measure.thresholds, own_run, smoke={"episodes": 2}, cells=threshold_cells),),
-    claims=(
-        Claim(f"The default thresholds return more than the paper's others, {' '.join(OTHER_GATES)}", best(DEFAULT_GATE, OTHER_GATES)),
-        Claim("They return more than the anchor alone", better(DEFAULT_GATE, pair(1e9, 1e9))),
-        Claim("They return more than always applying the residual", better(DEFAULT_GATE, pair(-1e9, -1e9))),
-        Claim(
-            f"Ours: the default returns more than lower relative thresholds, {' '.join(OWN_GATES)}",
-            best(DEFAULT_GATE, OWN_GATES),
-        ),
-    ),
-    notes=(
-        f"By eq. 12 {SAME_GATE} is the default's policy wherever |Q_base| exceeds 0.01: no claim compares them, though the paper's numbers "
-        "differ.",
-        "Relative thresholds of 0.001 and 0.003 are ours. By the performance difference lemma a return higher by the share x takes a "
-        "mean gain of x (1 - gamma) of a value at each step: a threshold of 1 - gamma passes what would double the return.",
     ),
 )
 
@@ -356,4 +304,4 @@ FIGURE6 = Study(
     claims=(Claim("Ours: the policy ends above its anchor", better("SPAR", "Base")),),
 )
 
-STUDIES = (TABLE3, TABLE10, TABLE11, FIGURE2, FIGURE3, FIGURE4, FIGURE5, FIGURE6)
+STUDIES = (TABLE3, TABLE11, FIGURE2, FIGURE3, FIGURE4, FIGURE5, FIGURE6)
