@@ -147,11 +147,11 @@ class Study:
         return {name: task(name).regime for name in self.tasks}
 
     def shown(self, document: dict[str, Any]) -> dict[str, Any]:
-        """The document with what follows from it, which no file holds: a number that is changed there changes that too."""
-        if self.derive is None:
-            return document
-        cells, notes = self.derive(document)
-        return {**document, "cells": [*document["cells"], *cells], "notes": [*document["notes"], *notes]}
+        """The document with what follows from it, which no file holds: a number that is changed there changes that too. Its words are the
+        study's as they now are."""
+        cells, notes = self.derive(document) if self.derive else ([], [])
+        words = {key: getattr(self, key) for key in ("title", "source", "about")}
+        return {**document, **words, "cells": [*document["cells"], *cells], "notes": [*self.notes, *notes]}
 
 
 def limited(variants: Sequence[Variant]) -> list[Variant]:

@@ -193,7 +193,7 @@ def write(study: Study, document: dict[str, Any], out: Path, pictures: Pictures)
         draw(str(study.picture), pictures, out / f"{study.name}.png")
     results.write(out / f"{study.name}.json", document)
     shown = study.shown(results.read(out / f"{study.name}.json"))
-    if curves.has(shown):
+    if curves.has(shown) and study.picture != "training_curves":  # which are curves
         curves.draw(shown, out / f"{study.name}{curves.ENDING}")
     addresses = tables.pictures(study.name, out, "")
     files.write_text(out / f"{study.name}.md", tables.section(shown, study, addresses, "#"))
