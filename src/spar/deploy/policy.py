@@ -204,7 +204,11 @@ def _fault(description: dict[str, Any], cfg: gate.Config) -> str | None:
         "gate.eta_abs": (cfg.eta_abs, not math.isnan(cfg.eta_abs), "a number"),
         "gate.eta_rel": (cfg.eta_rel, not math.isnan(cfg.eta_rel), "a number"),
         "gate.eps": (cfg.eps, 0 <= cfg.eps < math.inf, "a finite number of at least 0"),
-        "gate.candidates": (cfg.candidates, isinstance(cfg.candidates, int) and 1 <= cfg.candidates <= MANY, f"from 1 to {MANY}"),
+        "gate.candidates": (
+            cfg.candidates,
+            _countable(cfg.candidates),
+            f"from 1 to {MANY}",
+        ),
     }
     if description.get("kind") != "actor":
         radius, penalty = description.get("delta_rho", 1.0), description.get("lambda_u", 0.0)
@@ -213,8 +217,12 @@ def _fault(description: dict[str, Any], cfg: gate.Config) -> str | None:
     counts = {**description, **description.get("actor", {}), **description.get("anchor", {})}
     for name in ("flow_steps", "latent_dim", "candidates"):
         count = counts.get(name, 1)
-        asked[name] = (count, isinstance(count, int) and 1 <= count <= MANY, f"from 1 to {MANY}")
+        asked[name] = (count, _countable(count), f"from 1 to {MANY}")
     return next((f"{name} is {value}, not {what}" for name, (value, fine, what) in asked.items() if not fine), None)
+
+
+def _countable(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and bool(1 <= value <= MANY)
 
 
 def _finite(value: Any) -> bool:
