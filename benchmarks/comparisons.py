@@ -25,6 +25,7 @@ from spar.runs import compare, experiment
 from spar.studies.claims import ERROR, difference, joint, show
 from spar.studies.study_scores import label
 
+AUTHORS = page.ROOT / "results" / "settled" / "iql-of-its-authors"  # runs with the settings of implicit_q_learning's code, DATASET each
 PAGE = page.ROOT / "docs" / "comparisons.md"
 HEAD = """# SPAR and its competitors on equal terms
 
@@ -83,13 +84,16 @@ def standing(folder: Path) -> str:
     algo, leads = next(iter(compared(folder, document)))
     above, below = ([other for other, one in leads.items() if (one.mean < 0) == higher] for higher in (True, False))
     losers, winners = sure(leads)
+    name = document["dataset"]["name"]
+    higher = (AUTHORS / name / "summary.json").is_file() and returns(AUTHORS, name).mean() > returns(folder, algo).mean()
+    too = " (IQL with its authors' settings too)" if higher and "iql" in below else ""
     ends = [f"surely more than {_listed(losers)}"] if losers else []
     ends += [f"surely less than {_listed(winners)}"] if winners else []
     apart = f"{label(algo)} returns {' and '.join(ends)}" if ends else f"{label(algo)} is told apart from none of them"
     return (
         f"On the same log, with as many updates and seeds {', '.join(map(str, document['seeds']))}, on which target rates were chosen, "
         f"{_listed(above) or 'no competitor'} "
-        f"{'has a' if len(above) < 2 else 'have'} higher mean return{'s' if len(above) > 1 else ''} than {label(algo)}, and "
+        f"{'has a' if len(above) < 2 else 'have'} higher mean return{'s' if len(above) > 1 else ''} than {label(algo)}{too}, and "
         f"{_listed(below) or 'none'} {'a lower one' if len(below) == 1 else 'lower ones'}; {apart}: "
         "[docs/comparisons.md](docs/comparisons.md)."
     )
@@ -98,6 +102,21 @@ def standing(folder: Path) -> str:
 def _listed(algos: Sequence[str]) -> str:
     names = [label(algo) for algo in algos]
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def sources(folders: dict[str, Path]) -> str:
+    """IQL with CORL's settings and with its authors': which are taken decides where it stands."""
+    rows = []
+    for name, folder in folders.items():
+        if (AUTHORS / name / "summary.json").is_file() and (folder / "iql" / "summary.json").is_file():
+            own, theirs = returns(folder, "iql"), returns(AUTHORS, name)
+            gain = stats.paired_gain(own, theirs)
+            rows.append([name, f"{own.mean():.1f}", f"{theirs.mean():.1f}", show(gain)])
+    text = (
+        "IQL is published with two sets of settings; `iql` takes CORL's. With its authors' own (states as they are, locomotion's rewards\n"
+        "over the range of returns, other settings on Adroit) it returned, in normalised points:\n\n"
+    )
+    return text + page.table(("", "CORL's", "its authors'", "difference, 95 % interval"), rows) if rows else ""
 
 
 def glance(folders: Sequence[Path]) -> str:
@@ -141,7 +160,8 @@ def main() -> None:
     several = [name for name in order if name in found and _both_kinds(found[name])]
     folders = [found[name] for name in several]
     at_once = f"Mean scores, in normalised points:\n\n{glance(folders)}"
-    files.write_text(PAGE, "\n\n".join([HEAD.rstrip(), at_once, *(section(folder) for folder in folders)]) + "\n")
+    both = sources({name: found[name] for name in several})
+    files.write_text(PAGE, "\n\n".join(filter(None, [HEAD.rstrip(), at_once, both, *map(section, folders)])) + "\n")
     for name in catalog.EMBEDDED:
         if name in several:
             page.put(page.ROOT / "README.md", "standing", standing(found[name]))
