@@ -78,7 +78,7 @@ class BudgetSteps:
 
 # Where 0.02, four times the published rate, was not the better of the two that were tried on hopper-replay: docs/readings.md
 POLYAK = {name: 0.05 for name, algo in registry.ALGOS.items() if algo.gated} | {AUTO: 0.05}
-POLYAK |= {"awac": 0.03125, "td3bc": 0.0625, "onestep": 500 / 11_200, "lapo": 0.03125, "bcq": 0.005}
+POLYAK |= {"awac": 0.03125, "iql": 0.03125, "td3bc": 0.0625, "onestep": 500 / 11_200, "lapo": 0.03125, "bcq": 0.005}
 BUDGETS: dict[str, BudgetSteps] = {
     "quick": BudgetSteps(10_000, 6_000, (0,), 2_000, 0.05, 4, POLYAK, 200),
     "standard": BudgetSteps(200_000, 100_000, PAPER_SEEDS, 25_000, 0.05, 1, {}, 1_000),
