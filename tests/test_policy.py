@@ -144,14 +144,14 @@ def test_shapes_that_are_wrong_altogether_get_the_users_actions() -> None:
     """Rows of unequal length, and a column where a row belongs; the answer has the shape of the user's own actions."""
     for obs in ([[0.0, 0.0, 0.0], [0.0]], np.zeros((3, 1)), np.zeros((5, 7)), None, np.zeros((2, 1, 3)), "sensor"):
         for own in (np.array([[0.25, -0.5]], np.float32), np.array([[0.25, -0.5], [0.5, 0.0]], np.float32)):
-            decision = POLICY.act(obs, anchor_action=own)  # type: ignore[arg-type]
+            decision = POLICY.act(obs, anchor_action=own)
             np.testing.assert_array_equal(decision.action, own)
             assert np.all(np.asarray(decision.reason) == deploy.WRONG_SHAPE) and not np.any(decision.accepted)
     with pytest.raises(SparError, match="anchor_action has shape"):
         POLICY.act(OBS[:2], anchor_action=own[:1])
     for bad in (0.5, np.zeros(3), np.zeros((1, 1, 2)), [[0.1, 0.2], [0.3]], "off"):
         with pytest.raises(SparError, match="anchor_action"):
-            POLICY.act(np.zeros((5, 7)), anchor_action=bad)  # type: ignore[arg-type]
+            POLICY.act(np.zeros((5, 7)), anchor_action=bad)
 
 
 def test_the_papers_ungated_policy_acts_far_outside_the_log_too_but_never_on_what_is_not_finite() -> None:
@@ -233,16 +233,16 @@ def test_readings_come_in_many_forms() -> None:
     broken = policy.act(np.array([np.nan, *state[1:]]))
     masked = np.ma.array(state, mask=[True, False, False])
     for obs in ([None, *state[1:]], np.array([None, *state[1:]], object), masked):
-        decision = policy.act(obs)  # type: ignore[arg-type]
+        decision = policy.act(obs)
         np.testing.assert_array_equal(decision.action, broken.action)
         assert decision.reason == deploy.NOT_FINITE
     own = np.array([0.25, -0.5], np.float32)
     for nothing in (Stranger(), [10**400, 0, 0], np.zeros(3, complex), ["1", "2", "3"], [{}, {}, {}]):
-        decision = policy.act(nothing, own)  # type: ignore[arg-type]
+        decision = policy.act(nothing, own)
         assert decision.reason == deploy.WRONG_SHAPE and np.array_equal(decision.action, own)
     for bad in (Stranger(), [10**400, 0], np.zeros(2, complex), ["0.5", "0"], np.array([1, 2], "m8[s]")):
         with pytest.raises(SparError, match="anchor_action"):
-            policy.act(OBS[0], bad)  # type: ignore[arg-type]
+            policy.act(OBS[0], bad)
     hidden = np.ma.array([0.5, 0.5], mask=[False, True])
     assert policy.act(OBS[0], hidden).reason == deploy.NO_ANCHOR
 

@@ -84,11 +84,11 @@ class Policy:
         other._rng = copy.deepcopy(self._rng)
         return other
 
-    def act(self, obs: np.ndarray, anchor_action: np.ndarray | None = None) -> Decision:
-        """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units. `anchor_action`: same leading shape, or (act_dim,) beside one
-        row; the action that your own controller would take. It then replaces the cloned anchor, as the fallback and as what the residual
-        corrects. Where it is not finite, the clone's action is taken and nothing is corrected. Raises SparError when it has another
-        shape."""
+    def act(self, obs: Any, anchor_action: Any = None) -> Decision:
+        """Algorithm 5. `obs`: (obs_dim,) or (B, obs_dim) in the user's units, an array or lists; what is None or masked is missing.
+        `anchor_action`: same leading shape, or (act_dim,) beside one row; the action that your own controller would take. It then replaces
+        the cloned anchor, as the fallback and as what the residual corrects. Where it is not finite, the clone's action is taken and
+        nothing is corrected. Raises SparError when it has another shape, or is no array of numbers."""
         with np.errstate(all="ignore"):
             found = _numbers(obs)
             return self._act(np.full((), np.nan) if found is None else found, None if anchor_action is None else self._given(anchor_action))
