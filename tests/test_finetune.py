@@ -6,7 +6,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,13 +114,40 @@ def test_a_time_limit_is_not_stored_as_an_end(runs: dict[str, Path]) -> None:
     assert np.abs(lived.action).max() <= 1.0 and lived.action.dtype == np.float32
 
 
-def test_an_environment_that_returns_nonsense_is_named(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["nan reward", "huge reward", "huge observation", "nan after a reset"])
+def test_an_environment_that_returns_nonsense_is_named(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Of a float64 beyond float32 too, which would train as an infinity, and of the first observation of an episode."""
     policy = exports.load(runs["spot"])
     explorer = Explorer(ENV, HostRows(pendulum_log(), policy.scaler), 0.1, seed=0)
-    step = gymnasium.Wrapper.step
-    monkeypatch.setattr(explorer.env, "step", lambda action: (*step(explorer.env, action)[:1], np.nan, False, False, {}))
+    fine, bad = np.zeros(4), np.array([0.0, np.nan, 0.0, 0.0])
+    answers = {
+        "nan reward": (fine, np.nan, False, False, {}), "huge reward": (fine, 1e39, False, False, {}),
+        "huge observation": (fine + 1e39, 1.0, False, False, {}), "nan after a reset": (fine, 1.0, True, False, {}),
+    }  # fmt: skip
+    monkeypatch.setattr(explorer.env, "step", lambda action: answers[what])
+    monkeypatch.setattr(explorer.env, "reset", lambda **settings: (bad, {}))
     with pytest.raises(SparError, match=r"InvertedPendulum-v5.*step 1 is not finite"):
         explorer.live(policy, 5)
+    with pytest.raises(SparError, match=r"InvertedPendulum-v5.*step 1 is not finite"):
+        explorer.begin_anew(1, [], 1)
+    explorer.close()
+
+
+def test_an_environment_may_go_on_writing_into_its_observation(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are what it said, not what its array holds later."""
+    policy, state = exports.load(runs["spot"]), np.zeros(4)
+    explorer = Explorer(ENV, HostRows(pendulum_log(), policy.scaler), 0.1, seed=0)
+
+    def step(action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, float]]:
+        state[:] += 1.0
+        return state, 0.0, False, False, {}
+
+    monkeypatch.setattr(explorer.env, "step", step)
+    monkeypatch.setattr(explorer.env, "reset", lambda **settings: (state, {}))
+    explorer.begin_anew(0, [], 1)
+    lived = explorer.live(policy, 4)
+    for found, first in ((lived.obs, 0), (lived.next_obs, 1)):
+        np.testing.assert_array_equal(found, policy.scaler.obs_in(np.arange(first, first + 4)[:, None] + np.zeros(4)))
     explorer.close()
 
 

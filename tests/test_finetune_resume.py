@@ -132,7 +132,7 @@ class Other(gymnasium.Wrapper):
         return obs, reward * (2 if self.what == "reward" else 1), *rest
 
 
-@pytest.mark.parametrize(("what", "given"), [("reset", 0), ("reward", 20)])  # actions sent before it is noticed: none but those of then
+@pytest.mark.parametrize(("what", "given"), [("reset", 0), ("reward", 1)])  # actions sent before it is noticed
 def test_an_environment_that_comes_out_otherwise_is_not_gone_on_with_unless_asked(
     runs: dict[str, Path],
     tmp_path: Path,

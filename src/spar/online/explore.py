@@ -28,14 +28,14 @@ class Explorer:
     def __init__(self, env: EnvConfig, rows: HostRows, noise: float, seed: int) -> None:
         self.name, self.env, self.rows, self.noise, self.seed = env.id, env.make(), rows, noise, seed
         self.rng = np.random.default_rng([seed, 1])  # the environment draws from the seed itself
-        self.obs, _ = self.env.reset(seed=seed)
         self.step, self.value, self.length = 0, 0.0, 0
         self.episodes: list[Episode] = []
+        self.obs = self._finite(self.env.reset(seed=seed)[0])
 
     def live(self, policy: Policy, count: int) -> Transitions:
         """`count` steps of `policy` as NumPy float32 rows ready for training; a time limit is not stored as an end.
 
-        Raises SparError when the environment returns a number that is not finite.
+        Raises SparError when the environment returns a number that is not finite in float32.
         """
         policy.reset(int(self.rng.integers(2**31)))
 
@@ -49,7 +49,8 @@ class Explorer:
         """What an explorer of the same seed lived before, in one `live`, once more: environment and random numbers then stand where they
         stood. `rows` (n, ...) are what it returned.
 
-        Raises SparError when the environment does not come out as it did, before it is given any action that followed.
+        Raises SparError when an observation, a reward or an end does not come out as it did, before the environment is given any action
+        that followed.
         """
         self.rng.integers(2**31)
 
@@ -59,9 +60,11 @@ class Explorer:
             self.rng.standard_normal(rows.action[i].shape, dtype=np.float32)
             return np.asarray(rows.action[i])
 
-        found = self._steps(len(rows.obs), act)
-        if not all(np.array_equal(a, b) for a, b in zip(found[:5], rows[:5], strict=True)):
-            raise self.differs()
+        def check(i: int, lived: Transitions) -> None:
+            if not all(np.array_equal(a, b[i]) for a, b in zip(lived[:5], rows[:5], strict=True)):
+                raise self.differs()
+
+        self._steps(len(rows.obs), act, check)
 
     def differs(self) -> SparError:
         """What is said of an environment that does not come out as it did."""
@@ -73,27 +76,39 @@ class Explorer:
     def begin_anew(self, step: int, episodes: Sequence[Episode], times: int) -> None:
         """Go on after `step` steps and the finished `episodes` with a new episode and new random numbers, for the so many-th time."""
         self.rng = np.random.default_rng([self.seed, 1, step, times])
-        self.obs, _ = self.env.reset(seed=int(self.rng.integers(2**31)))
         self.step, self.value, self.length, self.episodes = step, 0.0, 0, list(episodes)
+        self.obs = self._finite(self.env.reset(seed=int(self.rng.integers(2**31)))[0])
 
-    def _steps(self, count: int, act: Callable[[int], np.ndarray]) -> Transitions:
-        scaler, columns = self.rows.scaler, [list[np.ndarray | float]() for _ in range(5)]
+    def _steps(
+        self, count: int, act: Callable[[int], np.ndarray], check: Callable[[int, Transitions], None] = lambda i, lived: None
+    ) -> Transitions:
+        """`check` sees every row before the next action is asked for."""
+        scaler, found = self.rows.scaler, list[Transitions]()
         for i in range(count):
             action = act(i)
-            following, reward, terminated, truncated, _ = self.env.step(scaler.action_out(action))
+            seen, given, terminated, truncated, _ = self.env.step(scaler.action_out(action))
             self.step += 1
-            if not (np.isfinite(following).all() and np.isfinite(reward)):
-                raise SparError(f"environment '{self.name}': observation or reward of step {self.step} is not finite; fine-tuning stops")
-            for column, value in zip(columns, (self.obs, action, float(reward), following, float(terminated)), strict=True):
-                column.append(value)
-            self.value, self.length, self.obs = self.value + float(reward), self.length + 1, following
+            following, reward = self._finite(seen), self._finite(given)
+            scaled = self.rows.reward_scale * reward + self.rows.reward_shift
+            lived: list[Any] = [scaler.obs_in(self.obs), action, scaled, scaler.obs_in(following), np.float32(terminated)]
+            found.append(Transitions(*lived))
+            check(i, found[-1])
+            self.value, self.length, self.obs = self.value + float(given), self.length + 1, following
             if terminated or truncated:
                 self.episodes.append(Episode(self.step, self.value, self.length, bool(terminated)))
-                self.value, self.length, self.obs = 0.0, 0, self.env.reset()[0]
-        obs, actions, rewards, next_obs, ended = (np.asarray(column, np.float32) for column in columns)
-        rewards = self.rows.reward_scale * rewards + self.rows.reward_shift
-        found: list[Any] = [scaler.obs_in(obs), actions, rewards, scaler.obs_in(next_obs), ended]
-        return Transitions(*found)
+                self.value, self.length, self.obs = 0.0, 0, self._finite(self.env.reset()[0])
+        columns: list[Any] = [np.asarray(column, np.float32) for column in zip(*(row[:5] for row in found), strict=True)]
+        return Transitions(*columns)
+
+    def _finite(self, value: Any) -> np.ndarray:
+        """A copy in float32, since an environment may go on writing into the array that it returned."""
+        with np.errstate(over="ignore"):
+            found = np.array(value, np.float32)
+        if not np.isfinite(found).all():
+            raise SparError(
+                f"environment '{self.name}': an observation or reward at step {self.step} is not finite in float32; fine-tuning stops"
+            )
+        return found
 
     def close(self) -> None:
         self.env.close()
