@@ -40,7 +40,7 @@ def cell(task: str, column: str, values: Any = None, row: str = "", **more: Any)
 
 
 def document(*cells: dict[str, Any], regimes: dict[str, str | None] | None = None) -> dict[str, Any]:
-    tasks = {name: {"paper": None, "regime": regime} for name, regime in (regimes or {"t": None}).items()}
+    tasks = {name: {"paper": None, "regime": regime, "behaviour": None} for name, regime in (regimes or {"t": None}).items()}
     return {"cells": list(cells), "tasks": tasks, "seeds": [0, 42, 123], "measured": {}, "notes": [], "budget": "quick"}
 
 
@@ -332,5 +332,26 @@ def test_the_paragraph_counts_its_verdicts() -> None:
     cells = [cell("t", "a", NOISE + 1), cell("t", "b", NOISE)]
     three = [Claim(text, predicates.better(*pair)) for text, pair in (("up", ("a", "b")), ("down", ("b", "a")), ("none", ("a", "c")))]
     sentence, listed = tables.verdicts(document(*cells), three)
-    assert sentence == "Of 3 claims, 1 held, 1 did not hold, 1 could not be judged."
+    assert sentence == "Of the paper's 3 claims, 1 held, 1 did not hold, 1 could not be judged."
+    own = Claim("mine", predicates.better("a", "b"), ours=True)
+    assert tables.verdicts(document(*cells), [*three[:1], own])[0] == "The paper's claim holds. Our own claim holds."
+    assert tables.verdicts(document(*cells), [own])[1].startswith("- **holds**: Ours: mine.")
     assert [line.split("**")[1] for line in listed.splitlines()] == ["holds", "does not hold", "cannot be judged"]
+
+
+def test_every_pair_has_to_show_it() -> None:
+    cells = [cell("t", name, NOISE + shift) for name, shift in (("a", 2.0), ("b", 0.0), ("c", 1.0), ("d", 3.0))]
+    assert verdict(predicates.throughout([("a", "b"), ("d", "c")]), *cells).held is True
+    lost = verdict(predicates.throughout([("a", "b"), ("c", "d")]), *cells)
+    assert lost.held is False and lost.because.startswith("t c over d -2.0")  # the pair that decides
+    assert verdict(predicates.throughout([("a", "b"), ("c", "e")]), *cells).held is None
+
+
+@pytest.mark.parametrize(("margin", "held"), [(3.5, True), (2.5, False)])
+def test_flat_cells_spread_by_less_than_the_margin(margin: float, held: bool) -> None:
+    cells = [cell("t", name, NOISE + shift) for name, shift in (("a", 0.0), ("b", 3.0), ("c", 1.0))]
+    found = verdict(predicates.flat(("a", "b", "c"), margin), *cells)
+    assert found.held is held and "t +3.0" in found.because
+    noisy = [cell("t", name, 20 * RNG.normal(size=NOISE.shape)) for name in ("a", "b")]
+    assert verdict(predicates.flat(("a", "b"), margin), *noisy).held is None
+    assert "no d" in verdict(predicates.flat(("a", "d"), margin), *cells).because

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spar.diagnose.geometry import Geometry
-from spar.studies import claims, results, study_scores, study_sweeps
+from spar.studies import claims, evidence, results, study_gate, study_scores, study_sweeps
 from spar.studies.claims import Results
 from tests.test_study_claims import NOISE, cell, document
 
@@ -29,7 +29,7 @@ def test_auto_is_judged_by_the_shapes_in_the_file() -> None:
         shown = study_scores.AUTO.shown({**found, "notes": []})
         (copied,) = (one for one in shown["cells"] if one["column"] == "recommended")
         assert copied["returns"] == cells[algo == "spar-proj"]["returns"]
-        assert shown["notes"][0].startswith(f"t: {column}, because of") and "typed" not in shown["notes"][0]
+        assert shown["notes"][1].startswith(f"t: {column}, because of") and "typed" not in shown["notes"][1]
         assert study_scores.chosen_over_other(Results(shown)).held is (algo == "spar-proj")
         assert len(found["cells"]) == 2  # the file's own stay as they were
 
@@ -83,3 +83,20 @@ def test_the_hits_of_auto_are_counted() -> None:
     said = study_scores.hits(Results(document(*cells, regimes=dict.fromkeys(shapes))), dict.fromkeys(shapes, "SPAR-MLP"))
     assert "on 2 of 3 tasks (equal on 0, told apart on 2)" in said and "largest 10.0" in said
     assert "No task" in study_scores.hits(Results(document(cells[0])), {"s": "SPAR-MLP"})
+
+
+def test_how_often_a_gate_accepts_stands_below_its_scores() -> None:
+    column = study_gate.DEFAULT_GATE
+    found = document({**cell("t", column, NOISE), "acceptance": 0.25}, {**cell("t", "x", NOISE), "acceptance": None})
+    *_, accepted = study_gate.TABLE10.shown(found)["cells"]
+    assert (accepted["row"], accepted["column"], accepted["value"]["mean"]) == (study_gate.ACCEPTS, column, 25.0)
+    shown = Results(study_gate.TABLE10.shown(found)).cell("t", column)
+    assert shown is not None and shown["returns"] is not None  # a claim that names no row reads the score
+
+
+def test_the_page_says_how_far_a_budget_is_from_the_papers() -> None:
+    """16,000 of 2,000,000 updates."""
+    quick = {"budget": "quick", "steps": {"anchor": 10_000, "residual": 6_000}}
+    (said,) = evidence.lengths([quick, quick])
+    assert "10,000 + 6,000 updates, 0.8% of the paper's 1,000,000 + 1,000,000" in said and "follow at 0.05, the paper's at 0.005" in said
+    assert evidence.lengths([{"budget": "paper", "steps": {"anchor": 1_000_000, "residual": 1_000_000}}]) == []

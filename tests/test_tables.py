@@ -314,6 +314,10 @@ def test_the_page_about_your_own_data_is_true(tmp_path: Path, monkeypatch: pytes
     log = tables.read(Path("plant.csv"))
     assert log.lengths.tolist() == [47] * 30 and log.action_high.tolist() == [100.0]
     assert "units: room [degC], outside [degC], valve [%]" in log.notes
+    seen = log.observations[log.obs_index]
+    causes = np.column_stack([seen, log.actions, np.ones(len(log))])  # a row's action is the one that was chosen on seeing it
+    effects = np.linalg.lstsq(causes, log.successors[:, 0], rcond=None)[0]
+    np.testing.assert_allclose(effects, [0.95, 0.05, -0.01, 0.3], atol=1e-3)
     Path("sample.csv").write_text(sample)
     assert len(tables.read(Path("sample.csv"), Path("plant.toml"))) == 1
     scope: dict[str, Any] = {}

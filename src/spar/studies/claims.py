@@ -103,10 +103,11 @@ class Results:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper (or its reader) says of a table, and how the cells are asked whether it is so."""
+    """What the paper says of a table, or where `ours` is set this project, and how the cells are asked whether it is so."""
 
     text: str
     predicate: Callable[[Results], Verdict]
+    ours: bool = False
 
 
 def samples(cell: dict[str, Any]) -> np.ndarray | None:

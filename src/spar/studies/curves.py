@@ -43,6 +43,8 @@ def draw(document: dict[str, Any], path: Path) -> None:
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("updates", fontsize=8)
         axes.set_ylabel("normalised return" if own[0]["reference"] else "return", fontsize=8)
+        axes.plot([], [], color="black", marker="D", markersize=4, linestyle="none", label="final evaluation")
+        axes.xaxis.set_major_formatter(figures.thousands)
         axes.tick_params(labelsize=8)
         figures.clean(axes)
     figures.legend_below(figure, drawn)

@@ -220,7 +220,7 @@ def plot_training_curves(documents: dict[str, Document], arrays: dict[str, Array
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("updates", fontsize=8)
         axes.set_ylabel("normalised return" if normalised else "return", fontsize=8)
-        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.set_major_formatter(thousands)
         axes.tick_params(labelsize=8)
         clean(axes)
     legend_below(figure, drawn)
@@ -260,7 +260,8 @@ def _interval(point: Document, normalised: bool) -> tuple[float, float, float]:
     return own["mean"], own["low"], own["high"]
 
 
-def _thousands(value: float, _: int) -> str:
+def thousands(value: float, _: int) -> str:
+    """10000 as 10k, for an axis."""
     return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
 
 

@@ -1,5 +1,5 @@
-"""What claims say of a table's cells, each a function of the results that gives a verdict: better, best, steadier, collapses, alike, below,
-above."""
+"""What claims say of a table's cells, each a function of the results that gives a verdict: better, throughout, best, steadier, flat,
+collapses, alike, below, above."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ def better(a: str | Place, b: str | Place, *regimes: str) -> Callable[[Results],
 
     def predicate(results: Results) -> Verdict:
         return together([compare(results, task, label, a, b) for task, label in results.tasks(*regimes)] + results.absent(*regimes))
+
+    return predicate
+
+
+def throughout(pairs: Sequence[tuple[str | Place, str | Place]], *regimes: str) -> Callable[[Results], Verdict]:
+    """The first of each pair returns more than the second, on every task of the regimes (of all, without them); of each task that pair
+    is shown which decides, and where some are missing it is undecided at best."""
+
+    def predicate(results: Results) -> Verdict:
+        parts = results.absent(*regimes)
+        for task, label in results.tasks(*regimes):
+            found = [compare(results, task, f"{label} {name_of(a)} over {name_of(b)}", a, b) for a, b in pairs]
+            judged = [part for part in found if part.sign != "missing"]
+            parts += [_deciding(judged)] if judged else []
+            parts += [Part("missing", part.text) for part in found if part.sign == "missing"]
+        return together(parts)
 
     return predicate
 
@@ -66,15 +82,23 @@ def against_all(results: Results, task: str, label: str, a: str | Place, others:
     parts = [
         positive(f"{label} over {name_of(other)}", [own, table], difference, interest=results.interest(task)) for other, table in tables
     ]
+    found = _deciding(parts, [float(table.mean()) for _, table in tables])
+    missing = [name_of(other) for other in others if other not in [present for present, _ in tables]]
+    if not missing:
+        return found
+    return found._replace(sign="open" if found.sign == "shown" else found.sign, text=f"{found.text}, without {', '.join(missing)}")
+
+
+def _deciding(parts: Sequence[Part], strength: Sequence[float] | None = None) -> Part:
+    """One part for comparisons all of which have to show it, in the words of the one that decides: the surest contrary one, else, of those
+    of the sign that they come to, the one of most `strength`, by default the one nearest to the contrary."""
     signs = {part.sign for part in parts}
     sign: Sign = "contrary" if "contrary" in signs else "shown" if signs == {"shown"} else "open"
     tail = min((part.tail for part in parts if part.sign == "contrary"), default=0.0)
-    deciding = [i for i, part in enumerate(parts) if part.sign == sign]
-    text = parts[min(deciding, key=lambda i: (parts[i].tail if sign == "contrary" else 0.0, -float(tables[i][1].mean())))].text
-    missing = [name_of(other) for other in others if other not in [present for present, _ in tables]]
-    if missing:
-        sign, text = "open" if sign == "shown" else sign, f"{text}, without {', '.join(missing)}"
-    return Part(sign, text, tail, len(parts))
+    weights = [-part.tail for part in parts] if strength is None else strength
+    candidates = [i for i, part in enumerate(parts) if part.sign == sign]
+    chosen = min(candidates, key=lambda i: (parts[i].tail if sign == "contrary" else 0.0, -weights[i]))
+    return Part(sign, parts[chosen].text, tail, len(parts))
 
 
 def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[[Results], Verdict]:
@@ -92,6 +116,26 @@ def steadier(a: Sequence[Place], b: Sequence[Place], *regimes: str) -> Callable[
             less, surely = (_less(*(spread(group, error) for group in present)) for error in (ERROR, ERROR / count))
             sign: Sign = "shown" if less.low > 0 else "contrary" if surely.high < 0 else "open"
             parts.append(Part(sign, f"{label} {show(less)}"))  # the contrary was asked of as many comparisons as there are tasks
+        return together(parts)
+
+    return predicate
+
+
+def flat(places: Sequence[str | Place], margin: float, *regimes: str) -> Callable[[Results], Verdict]:
+    """The means of the cells spread, largest minus smallest, by less than `margin`; contrary where they surely spread by more."""
+
+    def predicate(results: Results) -> Verdict:
+        parts, count = results.absent(*regimes), max(1, len(list(results.tasks(*regimes))))
+        for task, label in results.tasks(*regimes):
+            tables = [values(results, task, one) for one in places]
+            present = [table for table in tables if table is not None]
+            if len(present) < len(tables):
+                lacking = ", ".join(name_of(one) for one, table in zip(places, tables, strict=True) if table is None)
+                parts.append(Part("missing", f"{label} (no {lacking})"))
+                continue
+            found, surely = spread(present), spread(present, ERROR / count)
+            sign: Sign = "shown" if found.high < margin else "contrary" if surely.low > margin else "open"
+            parts.append(Part(sign, f"{label} {show(found)}"))  # the contrary was asked of as many comparisons as there are tasks
         return together(parts)
 
     return predicate

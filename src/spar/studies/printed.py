@@ -13,14 +13,20 @@ from spar.studies import claims, paper
 from spar.studies.claims import Claim, Results, Verdict
 from spar.studies.grid import PAPER_TASKS, Study
 
+SUSPECT = "with numbers marked †"
 WIDTH = 1e-9  # of a number, on either side: an interval without any is one value, which says nothing of its spread
 
 
 class Printed(Results):
-    """The paper's table; a row that it does not tell apart stands for each of the study's."""
+    """The paper's table; a row that it does not tell apart stands for each of the study's. `doubted` is set once a number was read that
+    is suspect."""
+
+    doubted = False
 
     def cell(self, task: str, column: str, row: str | None = None) -> dict[str, Any] | None:
-        return super().cell(task, column, row) or (super().cell(task, column, "") if row else None)
+        found = super().cell(task, column, row) or (super().cell(task, column, "") if row else None)
+        self.doubted |= found is not None and bool(found["paper"]["doubt"])
+        return found
 
 
 def document(study: Study) -> dict[str, Any] | None:
@@ -32,7 +38,7 @@ def document(study: Study) -> dict[str, Any] | None:
     return {
         "tasks": {name: {"paper": short, "regime": regime} for name, (short, regime) in tasks.items()},
         "cells": [
-            _cell(name, row, column, found["mean"])
+            _cell(name, row, column, found)
             for name, (short, _) in tasks.items()
             for row, columns in table[short].items()
             for column in columns
@@ -42,12 +48,13 @@ def document(study: Study) -> dict[str, Any] | None:
     }
 
 
-def _cell(task: str, row: str, column: str, mean: float) -> dict[str, Any]:
+def _cell(task: str, row: str, column: str, found: dict[str, Any]) -> dict[str, Any]:
+    mean = found["mean"]
     edge = WIDTH * abs(mean)
     value = {"mean": mean, "low": mean - edge, "high": mean + edge}
     return {
         "task": task, "row": row, "column": column, "returns": None, "reference": None, "samples": [[mean], [mean]], "seeds": [mean, mean],
-        "value": value, "paper": None,
+        "value": value, "paper": found,
     }  # fmt: skip
 
 
@@ -61,6 +68,8 @@ def verdicts(study: Study) -> dict[str, Verdict]:
 
 
 def _plain(claim: Claim, found: dict[str, Any]) -> Verdict:
-    """Without intervals of no width."""
-    verdict = claim.predicate(Printed(found))
-    return verdict._replace(because=re.sub(r" \[[^]]*\]", "", verdict.because))
+    """Without intervals of no width; where a suspect number was read, that is said."""
+    table = Printed(found)
+    verdict = claim.predicate(table)
+    because = re.sub(r" \[[^]]*\]", "", verdict.because)
+    return verdict._replace(because=f"{because}; {SUSPECT}" if table.doubted else because)

@@ -187,11 +187,16 @@ class _Work:
 
 
 def write(study: Study, document: dict[str, Any], out: Path, pictures: Pictures) -> None:
-    """results/NAME.json, NAME.md, where the study has a picture NAME.png, and where it trained policies NAME-curves.png."""
+    """results/NAME.json, where the study has a picture NAME.png, and what `write_result` makes of them."""
     out.mkdir(parents=True, exist_ok=True)
     if study.picture in pictures:
         draw(str(study.picture), pictures, out / f"{study.name}.png")
     results.write(out / f"{study.name}.json", document)
+    write_result(study, out)
+
+
+def write_result(study: Study, out: Path) -> None:
+    """NAME.md from NAME.json in the folder `out`, and where policies were trained NAME-curves.png."""
     shown = study.shown(results.read(out / f"{study.name}.json"))
     if curves.has(shown) and study.picture != "training_curves":  # which are curves
         curves.draw(shown, out / f"{study.name}{curves.ENDING}")

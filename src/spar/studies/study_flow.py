@@ -50,8 +50,8 @@ TABLE12 = Study(
     paper="table12",
     claims=(
         Claim("SPAR returns more than any flow variant", best("SPAR", ("MLP base + flow", "Flow base", "Flow base + flow"))),
-        Claim("Ours: a flow residual improves the usual base", better("MLP base + flow", "MLP base")),
-        Claim("Ours: a flow residual improves a flow base", better("Flow base + flow", "Flow base")),
+        Claim("a flow residual improves the usual base", better("MLP base + flow", "MLP base"), ours=True),
+        Claim("a flow residual improves a flow base", better("Flow base + flow", "Flow base"), ours=True),
     ),
     notes=("The usual base is an MLP: deterministic for locomotion, Gaussian elsewhere.",),
     available=flow_residual,

@@ -76,17 +76,28 @@ def verdicts(
     judged = claims.judge(of, document, declared)
     if not judged:
         return []
-    words = [verdict.word for _, verdict in judged]
-    counts = [f"{words.count(word)} {shown}" for word, shown in COUNTED.items() if word in words]
-    sentence = f"Of {len(words)} claims, {', '.join(counts)}." if len(words) > 1 else f"The claim {SINGLE[words[0]]}."
+    papers_own = counted("the paper's", [verdict.word for claim, verdict in judged if not claim.ours])
+    ours = counted("our own", [verdict.word for claim, verdict in judged if claim.ours])
     theirs = {claim.text: own(verdict) for claim, _ in judged if (verdict := (papers or {}).get(claim.text))}
-    lines = [f"- **{verdict.word}**: {claim.text}. {because(verdict)}{theirs.get(claim.text, '')}" for claim, verdict in judged]
-    return [sentence, "\n".join(lines)]
+    lines = [
+        f"- **{verdict.word}**: {'Ours: ' if claim.ours else ''}{claim.text}. {because(verdict)}{theirs.get(claim.text, '')}"
+        for claim, verdict in judged
+    ]
+    return [f"{papers_own} {ours}".strip(), "\n".join(lines)]
+
+
+def counted(whose: str, words: Sequence[str]) -> str:
+    """Of the paper's 4 claims, 3 held, 1 did not hold."""
+    if len(words) < 2:
+        return f"{whose.capitalize()} claim {SINGLE[words[0]]}." if words else ""
+    return f"Of {whose} {len(words)} claims, {', '.join(f'{words.count(word)} {said}' for word, said in COUNTED.items() if word in words)}."
 
 
 def own(table: Verdict) -> str:
     """What the paper's own table says, and where it does not say what the claim says."""
-    return " The paper's own numbers agree." if table.held else f" The paper's own numbers: {table.word} ({table.because})."
+    if table.held:
+        return f" The paper's own numbers agree{f', {printed.SUSPECT}' if table.because.endswith(printed.SUSPECT) else ''}."
+    return f" The paper's own numbers: {table.word} ({table.because})."
 
 
 SINGLE = {word: word for word in ("holds", claims.PARTLY, "does not hold", claims.MISSING)} | {"undecided": "stays undecided"}
@@ -113,6 +124,15 @@ def reading(document: dict[str, Any]) -> list[str]:
     if any(cell["unit"] == SCORE for cell in ours):
         spread = "the episodes of one seed, not the spread between seeds" if len(seeds) == 1 else "seeds and their episodes"
         found.append(f"Normalised scores; brackets: 95 % bootstrap interval over {spread}; last checkpoint.")
+    logs = [
+        f"{task_label(document, name)} {about['behaviour']:.1f}"
+        for name, about in document["tasks"].items()
+        if about["behaviour"] is not None
+    ]
+    if logs and any(cell["unit"] in (SCORE, RETURN) for cell in ours):
+        found.append(f"What the logs' own episodes return, as long as they were recorded, in the same units: {'; '.join(logs)}.")
+    if curves.has(document):
+        found.append("Lines of training curves are evaluations on the way, of few episodes; the diamond is the final one, of the table's.")
     unscored = unique(cell["task"] for cell in ours if cell["unit"] == RETURN)
     if unscored:
         found.append(f"Plain returns, because they have no reference score: {', '.join(unscored)}.")
