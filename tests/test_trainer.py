@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from spar import registry, trainer
 from spar.data import blocks
 from spar.data.episodes import HostRows
 from spar.runs.checkpoint import Checkpoints
-from spar.types import SparError, Stage, Transitions
+from spar.types import Stage, Transitions
 from tests.conftest import GATED, plant_log, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,36 +130,6 @@ def test_a_competitor_resumes_to_the_bit(algo: str, tmp_path: Path) -> None:
     assert found is not None and found.position == cut.position
     equal(whole.state, go_on(found).state)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(whole.state) if jnp.issubdtype(leaf.dtype, jnp.floating))
-
-
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
-    """What a full disk or a dead machine has left of the newest is said and passed over; so is what a save that never ended has."""
-    record, chunks, steps = registry.get("bc"), list[trainer.Chunk](), [20]
-    rows = HostRows(LOG, LOG.scaler()).on_device()
-    start = trainer.start(record, tiny("bc"), LOG.spec, [0])
-    trainer.run(record, tiny("bc"), rows, [0], steps, SETTINGS, start, chunks.append)
-    kept = Checkpoints(tmp_path / "checkpoints", steps)
-    for chunk in chunks[:2]:
-        kept.save(chunk.snapshot)
-    kept.close()
-    newest = tmp_path / "checkpoints" / str(chunks[1].snapshot.position.step)
-    unfinished = tmp_path / "checkpoints" / "99.orbax-checkpoint-tmp"
-    unfinished.mkdir()
-    for path in newest.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    again = Checkpoints(tmp_path / "checkpoints", steps)
-    with pytest.warns(UserWarning, match=f"{newest}: cannot be read"):
-        found = again.latest(start)
-    again.close()
-    assert found is not None and found.position == chunks[0].snapshot.position
-    assert not unfinished.exists()
-    shutil.rmtree(newest)
-    for path in (tmp_path / "checkpoints").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    with pytest.raises(SparError, match="none of its checkpoints can be read"), pytest.warns(UserWarning):
-        Checkpoints(tmp_path / "checkpoints", steps).latest(start)
 
 
 def test_the_first_stage_does_not_read_what_is_said_to_be_for_later() -> None:

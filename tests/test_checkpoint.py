@@ -1,0 +1,131 @@
+"""Checkpoints that a full disk or a dead machine has spoilt, and those of other numbers of updates than the run's."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import spar
+from spar import api, registry, trainer
+from spar.data.episodes import HostRows
+from spar.runs.checkpoint import Checkpoints, last_state
+from spar.types import SparError
+from tests.conftest import plant_log, tiny
+
+LOG = plant_log()
+STEPS = [20]
+
+
+@pytest.fixture(scope="module")
+def snapshots() -> list[trainer.Snapshot]:
+    """Of bc: before training, and after every five updates."""
+    record, chunks = registry.get("bc"), list[trainer.Chunk]()
+    start = trainer.start(record, tiny("bc"), LOG.spec, [0])
+    rows, settings = HostRows(LOG, LOG.scaler()).on_device(), trainer.Settings(batch_size=16, log_every=5)
+    trainer.run(record, tiny("bc"), rows, [0], STEPS, settings, start, chunks.append)
+    return [start, *(chunk.snapshot for chunk in chunks)]
+
+
+def keep(folder: Path, snapshots: list[trainer.Snapshot]) -> None:
+    kept = Checkpoints(folder, STEPS)
+    for snapshot in snapshots:
+        kept.save(snapshot)
+    kept.close()
+
+
+def halve(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, snapshots: list[trainer.Snapshot]) -> None:
+    """What a full disk or a dead machine has left of the newest is said and passed over; so is what a save that never ended has."""
+    start, folder = snapshots[0], tmp_path / "checkpoints"
+    keep(folder, snapshots[1:3])
+    newest, unfinished = folder / "10", folder / "99.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    halve(newest)
+    again = Checkpoints(folder, STEPS)
+    with pytest.warns(UserWarning, match=f"{newest}: cannot be read"):
+        found = again.latest(start)
+    again.close()
+    assert found is not None and found.position == snapshots[1].position
+    assert not unfinished.exists()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(SparError, match="none of its checkpoints can be read"), pytest.warns(UserWarning):
+        Checkpoints(folder, STEPS).latest(start)
+    assert (folder / "5").is_dir()
+
+
+def test_a_damaged_checkpoint_is_made_again(tmp_path: Path, snapshots: list[trainer.Snapshot]) -> None:
+    """Orbax alone would keep the damaged one and skip every save up to its number."""
+    start = snapshots[0]
+    keep(tmp_path, snapshots[1:3])
+    halve(tmp_path / "10")
+    blind = Checkpoints(tmp_path, STEPS)
+    with pytest.raises(SparError, match=f"{tmp_path / '10'}: is in the way of checkpoint 10"):
+        blind.save(snapshots[2])
+    blind.close()
+    reader = Checkpoints(tmp_path, STEPS, reader=True)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        reader.latest(start)
+    reader.close()
+    assert (tmp_path / "10").is_dir(), "a reader deletes nothing"
+    again = Checkpoints(tmp_path, STEPS)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        again.latest(start)
+    again.save(snapshots[2])
+    again.close()
+    found = Checkpoints(tmp_path, STEPS).latest(start)
+    assert found is not None and found.position == snapshots[2].position
+
+
+def test_one_that_cannot_be_read_says_no_more_than_that(
+    tmp_path: Path, snapshots: list[trainer.Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads that orbax has given up complain, from other threads and at any time after."""
+    told: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    keep(tmp_path, snapshots[1:3])
+    (tmp_path / "10" / "default" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        Checkpoints(tmp_path, STEPS).latest(snapshots[0])
+    late, other = (SimpleNamespace(exc_value=RuntimeError(text), object=None) for text in ("Event loop is closed", "else"))
+    for found in (late, other):
+        sys.unraisablehook(found)  # type: ignore[arg-type]
+    assert told == [other]
+
+
+def test_what_goes_on_from_the_end_takes_nothing_else(tmp_path: Path) -> None:
+    """The state in the middle of training is another policy's; the resumed run has both it and its checkpoint as they were."""
+    run = spar.train(LOG, "bc", tiny("bc"), out=tmp_path / "run", steps_anchor=20, steps_residual=20, seeds=[3],
+                     loop=api.Settings(batch_size=16, log_every=20, checkpoint_seconds=0), eval=api.EvalConfig(every=0))  # fmt: skip
+    folder, arrays = run.folder / "checkpoints", run.folder / "policy" / "arrays.safetensors"
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"20", "40"}
+    whole, trained = last_state(run.folder, run.config, LOG.spec, [3]), load_file(arrays)
+    halve(folder / "40")
+    with pytest.raises(SparError, match=f"{folder / '40'}: .* cannot be read .*; train the run again"):
+        last_state(run.folder, run.config, LOG.spec, [3])
+    for name in ("summary.json", "policy/arrays.safetensors", "policy/policy.json"):
+        (run.folder / name).unlink()
+    (run.folder / "policy").rmdir()
+    with pytest.warns(UserWarning, match="cannot be read"):
+        spar.resume(run.folder, LOG)
+    found = last_state(run.folder, run.config, LOG.spec, [3])
+    jax.tree.map(np.testing.assert_array_equal, whole, found)
+    for name, value in load_file(arrays).items():
+        np.testing.assert_array_equal(value, trained[name])
+    shutil.rmtree(folder / "40")
+    with pytest.raises(SparError, match=f"{folder / '40'}: .* is not there; train the run again"):
+        last_state(run.folder, run.config, LOG.spec, [3])
