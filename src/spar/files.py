@@ -79,6 +79,18 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, advice: str, kind: type = dict) -> Any:
+    """The document in `path`, a `kind`. Raises SparError, with the advice, where it is not JSON or something else, OSError where it cannot
+    be opened."""
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise SparError(f"{path}: not valid JSON ({error}); {advice}") from None
+    if not isinstance(document, kind):
+        raise SparError(f"{path}: holds a {type(document).__name__} instead of a {kind.__name__}; {advice}")
+    return document
+
+
 @contextlib.contextmanager
 def held(folder: Path, doing: str) -> Iterator[None]:
     """Keeps other processes out of what this one is `doing` in `folder`. Raises SparError where another is at it."""

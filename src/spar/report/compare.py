@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ class Board(Display):
 
 def write(folder: Path) -> Path:
     """(Re)make comparison.md, plots/*.png and comparison.html from comparison.json and the run directories; returns the page's path."""
-    document = json.loads((folder / compare.NAME).read_text())
+    document = compare.read(folder)
     summaries = {row["run"]: experiment.read_summary(folder / row["run"]) for row in document["rows"] if "run" in row}
     header, rows = table(document)
     files.write_text(folder / "comparison.md", markdown(document, header, rows))

@@ -13,7 +13,7 @@ import numpy as np
 from spar import files
 from spar.report import plots
 from spar.report.console import labels, percent, verdict
-from spar.runs import auto, experiment, health
+from spar.runs import auto, environment, experiment, health
 
 
 def write(folder: Path) -> Path:
@@ -23,8 +23,8 @@ def write(folder: Path) -> Path:
     pictures = {name: base64.b64encode(path.read_bytes()).decode() for name, path in plots.draw(folder, summary).items()}
     context = {
         "summary": summary,
-        "config": json.dumps(json.loads((folder / "config.json").read_text()), indent=2),
-        "environment": json.loads((folder / "environment.json").read_text()),
+        "config": json.dumps(json.loads((folder / "config.json").read_bytes()), indent=2),
+        "environment": environment.read(folder),
         "pictures": pictures,
         "rows": _rows(summary),
         "choice": auto.sentence(summary["choice"]) if summary.get("choice") else None,

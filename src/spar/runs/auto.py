@@ -10,11 +10,11 @@ The outcome is that of the chosen algorithm asked for by its name, to the bit.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spar import files
 from spar.data.episodes import Log
 from spar.deploy.policy import Policy
 from spar.diagnose import geometry
@@ -23,6 +23,7 @@ from spar.runs.config import AUTO, CHOICES, AutoConfig, RunConfig, algorithm
 from spar.types import SparError
 
 DOCUMENT, SHARED, STAGE_ONE = "choice.json", "shared", "stage-one"
+CHOOSE_ANEW = "delete the file to choose anew"
 ROBUST = "spar-proj"  # "a robust default because its generative residual model can represent both" (C.2.6)
 
 
@@ -43,9 +44,9 @@ def read(run: Path) -> dict[str, Any] | None:
     path = run / DOCUMENT
     if not path.is_file():
         return None
-    choice = dict(json.loads(path.read_text()))
+    choice = dict(files.read_json(path, CHOOSE_ANEW))
     if choice.get("chosen") not in CHOICES:
-        raise SparError(f"{path}: 'chosen' is {choice.get('chosen')}; there are: {', '.join(CHOICES)}; delete the file to choose anew")
+        raise SparError(f"{path}: 'chosen' is {choice.get('chosen')}; there are: {', '.join(CHOICES)}; {CHOOSE_ANEW}")
     return choice
 
 

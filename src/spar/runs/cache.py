@@ -81,14 +81,15 @@ class Cache:
         """
         if not self.path.is_dir():
             return None
+        advice = "delete its folder to train it again"
         try:
             arrays = load_file(self.path / "state.safetensors")
         except (OSError, SafetensorError) as error:
-            raise SparError(f"{self.path / 'state.safetensors'}: cannot be read ({error}); delete its folder to train it again") from None
+            raise SparError(f"{self.path / 'state.safetensors'}: cannot be read ({error}); {advice}") from None
         paths, structure = jax.tree_util.tree_flatten_with_path(self._shared(fresh))
         tree = jax.tree.unflatten(structure, [jnp.asarray(arrays[jax.tree_util.keystr(path)]) for path, _ in paths])
         guard = Guard(**tree.pop("guard"))
-        about = json.loads((self.path / "about.json").read_text())
+        about = files.read_json(self.path / "about.json", advice)
         return Entry(
             Snapshot(self.end, fresh.state._replace(**tree), guard),
             list(tables.read(self.path / "metrics.csv", tables.METRICS_HEADER)),

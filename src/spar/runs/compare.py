@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,18 @@ def execute(
 def together(folder: Path, algos: Sequence[str]) -> list[str]:
     """`algos` after those of an earlier comparison in `folder` whose runs are still there."""
     path = folder / NAME
-    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    rows = read(folder)["rows"] if path.is_file() else []
     before = [row["run"] for row in rows if "run" in row and (folder / row["run"] / "summary.json").is_file()]
     return [*before, *(algo for algo in algos if algo not in before)]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of comparison.json. Raises SparError where it cannot be read."""
+    path, advice = folder / NAME, "delete the file and repeat `spar compare`, which keeps the runs that are there"
+    document = dict(files.read_json(path, advice))
+    if "rows" not in document:
+        raise SparError(f"{path}: has no 'rows'; {advice}")
+    return document
 
 
 def _check(run: Path, cfg: RunConfig, log: Log, elsewhere: str) -> None:
@@ -80,7 +88,7 @@ def _check(run: Path, cfg: RunConfig, log: Log, elsewhere: str) -> None:
     if not run.exists():
         return
     before, now = (flat(to_dict(c)) for c in (experiment.asked(run), cfg))
-    before["dataset"] = json.loads((run / "environment.json").read_text())["dataset"]["fingerprint"]
+    before["dataset"] = environment.began_with(run)
     now["dataset"] = log.fingerprint
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
@@ -108,7 +116,7 @@ def summarise(folder: Path, failed: dict[str, str], command: str, algos: Sequenc
         raise SparError(f"{folder}: every algorithm failed; {next(iter(failed.values()))}")
     first = next(iter(summaries.values()))
     base, base_label = _base(summaries)
-    surroundings = [json.loads((folder / algo / "environment.json").read_text()) for algo in summaries]
+    surroundings = [environment.read(folder / algo) for algo in summaries]
     document = {
         "command": command,
         "network_sizes": sizes,

@@ -98,9 +98,10 @@ def to_dict(value: Any) -> Any:
 
 
 def from_dict(kind: Any, document: Any, where: str = "config") -> Any:
-    """The inverse of `to_dict` for the dataclass `kind`. Raises SparError for an unknown or missing field."""
+    """The inverse of `to_dict` for the dataclass `kind`. Raises SparError for an unknown or missing field, or one of another type."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
+        _check(document, dict, where)
         hints = typing.get_type_hints(kind)
         unknown = set(document) - set(hints)
         required = {
@@ -110,10 +111,27 @@ def from_dict(kind: Any, document: Any, where: str = "config") -> Any:
             raise SparError(f"{where}: unknown fields {sorted(unknown)}, missing fields {sorted(required - set(document))}")
         return kind(**{key: from_dict(hints[key], value, f"{where}.{key}") for key, value in document.items()})  # type: ignore[operator]
     if origin is tuple:
+        _check(document, (list, tuple), where)
         return tuple(from_dict(args[0], item, where) for item in document)
     if origin in (types.UnionType, typing.Union):
         return None if document is None else from_dict(next(a for a in args if a is not type(None)), document, where)
-    return float(document) if kind is float else document
+    if kind is float:
+        _check(document, (int, float) if document not in ("inf", "-inf", "nan") else str, where)
+        return float(document)
+    if origin is Literal and document not in args:
+        raise SparError(f"{where} is {document!r}; there are: {', '.join(args)}")
+    if kind is int and isinstance(document, float) and document.is_integer():
+        return int(document)
+    if kind in (int, bool, str):
+        _check(document, kind, where)
+    return document
+
+
+def _check(document: Any, kinds: type | tuple[type, ...], where: str) -> None:
+    """Raises SparError for a value of another type; a truth value is no number."""
+    if not isinstance(document, kinds) or (isinstance(document, bool) and kinds is not bool):
+        name = {dict: "an object", str: "a string", bool: "true or false", int: "a whole number", (int, float): "a number"}
+        raise SparError(f"{where} is {document!r}; it must be {name.get(kinds, 'a list')}")
 
 
 def algorithm(name: str) -> Algo:

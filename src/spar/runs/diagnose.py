@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +79,7 @@ def read(run: Path) -> tuple[dict[str, Any], Points]:
     if not (folder / DOCUMENT).is_file() or not (folder / POINTS).is_file():
         raise SparError(f"{run}: no {FOLDER}/{DOCUMENT}; make it with `spar diagnose {run}`")
     with np.load(folder / POINTS, allow_pickle=False) as stored:
-        return json.loads((folder / DOCUMENT).read_text()), dict(stored)
+        return files.read_json(folder / DOCUMENT, f"make it again with `spar diagnose {run}`"), dict(stored)
 
 
 class _Subject:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from spar import files
+from spar.types import SparError
 
+NAME = "environment.json"  # in a run directory
 PACKAGES = ("spar", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "h5py")
 
 
@@ -34,14 +36,33 @@ def describe() -> dict[str, Any]:
     }
 
 
-def go_on(path: Path, now: dict[str, Any]) -> str:
+def read(run: Path) -> dict[str, Any]:
+    """What the run directory `run` wrote of where it began, and under `continued` of where it went on. Raises SparError where that cannot
+    be read."""
+    path, advice = run / NAME, "put the file back, or train the run again"
+    document = dict(files.read_json(path, advice))
+    for field in ("versions", "machine", "commit"):
+        if field not in document:
+            raise SparError(f"{path}: has no '{field}'; {advice}")
+    return document
+
+
+def began_with(run: Path) -> str:
+    """The fingerprint of the log that the run in the directory `run` began with. Raises SparError where that cannot be read."""
+    try:
+        return str(read(run)["dataset"]["fingerprint"])
+    except (KeyError, TypeError):
+        raise SparError(f"{run / NAME}: names no dataset; put the file back, or train the run again") from None
+
+
+def go_on(run: Path, now: dict[str, Any]) -> str:
     """Where a run goes on with other versions, machine or code than it had last, its environment.json keeps both; returns what differs."""
-    document = json.loads(path.read_text())
+    document = read(run)
     last = [document, *document.get("continued", [])][-1]
     differing = [key for key in ("versions", "machine", "code") if key in last and last[key] != now[key]]
     if not differing:
         return ""
-    files.write_json(path, {**document, "continued": [*document.get("continued", []), now]})
+    files.write_json(run / NAME, {**document, "continued": [*document.get("continued", []), now]})
     before, after = (json.dumps({key: entry[key] for key in differing}, sort_keys=True) for entry in (last, now))
     return f"goes on with another {', '.join(differing)} than before; it was {before}, it is {after}"
 

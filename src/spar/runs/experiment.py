@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -27,14 +26,12 @@ from spar.runs.outcome import TRAINING_SEED, VARIANTS, describe_log, roll, summa
 from spar.runs.rows import training_rows
 from spar.types import Algo, SparError, Stage, State
 
-ENVIRONMENT = "environment.json"
-
 
 def create(folder: Path, cfg: RunConfig, log: Log) -> None:
     """A new run directory with its configuration. Raises SparError when `folder` exists."""
     with files.new_folder(folder) as new:
         files.write_json(new / "config.json", to_dict(cfg))
-        files.write_json(new / ENVIRONMENT, {**surroundings(), "dataset": describe_log(log)})
+        files.write_json(new / environment.NAME, {**surroundings(), "dataset": describe_log(log)})
 
 
 def asked(folder: Path) -> RunConfig:
@@ -42,10 +39,7 @@ def asked(folder: Path) -> RunConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise SparError(f"{folder}: not a run directory (no config.json)")
-    try:
-        document = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise SparError(f"{path}: not valid JSON ({error})") from None
+    document = files.read_json(path, "put the file back, or begin a new run")
     if "finetune" in document:
         raise SparError(f"{folder}: holds a fine-tuning; this takes offline runs, such as its own, {document['finetune']['run']}")
     try:
@@ -71,7 +65,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         raise SparError(f"{folder}: not a run directory (no config.json)")
     if not path.is_file():
         raise SparError(f"{folder}: no summary.json; the run has not finished, continue it with `spar train --resume {folder}`")
-    return dict(json.loads(path.read_text()))
+    return dict(files.read_json(path, f"delete the file, and `spar train --resume {folder}` makes it again"))
 
 
 def execute(folder: Path, log: Log, listener: Listener | None = None, cache: Path | None = None) -> dict[str, Any]:
@@ -84,7 +78,7 @@ def execute(folder: Path, log: Log, listener: Listener | None = None, cache: Pat
     asked(folder)
     with files.held(folder, "training"):
         files.sweep(folder)
-        if moved := environment.go_on(folder / ENVIRONMENT, surroundings()):
+        if moved := environment.go_on(folder, surroundings()):
             listener.say(f"warning: {folder}: {moved}")
         if asked(folder).algo == AUTO:
             cache = cache or folder / auto.SHARED
@@ -116,7 +110,7 @@ class _Experiment:
         self, folder: Path, log: Log, listener: Listener, cache: Path | None, cfg: RunConfig, algo: Algo, checkpoints: Path
     ) -> None:
         self.folder, self.log, self.listener, self.cfg, self.algo = folder, log, listener, cfg, algo
-        began_with = json.loads((folder / ENVIRONMENT).read_text())["dataset"]["fingerprint"]
+        began_with = environment.began_with(folder)
         if began_with != log.fingerprint:
             raise SparError(f"{folder}: began with a log of fingerprint {began_with}, this one has {log.fingerprint}")
         self.training, self.heldout = log.split(self.cfg.data.holdout)
@@ -210,7 +204,8 @@ class _Experiment:
     def _seconds_before(self) -> dict[str, float]:
         """What earlier processes spent on this run, up to its last checkpoint."""
         path = self.folder / "seconds.json"
-        return dict(json.loads(path.read_text())) if path.is_file() else {"anchor": 0.0, "residual": 0.0, "evaluation": 0.0, "total": 0.0}
+        spent = files.read_json(path, "delete the file: the time spent until now is then not counted") if path.is_file() else {}
+        return {"anchor": 0.0, "residual": 0.0, "evaluation": 0.0, "total": 0.0, **spent}
 
     def _seconds(self) -> dict[str, float]:
         spent = {**self.seconds, "total": self.seconds["total"] + time.monotonic() - self.began}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from spar.runs import environment, tables
 from spar.runs.cache import ROOMS, code
 from spar.runs.checkpoint import last_state
 from spar.runs.config import RunConfig, to_dict
-from spar.runs.experiment import ENVIRONMENT, read_config
+from spar.runs.experiment import read_config
 from spar.runs.finetune_plan import Config, fingerprint, finished, offline_run, read
 from spar.runs.listener import Listener, Silent
 from spar.runs.lived import Lived, forget
@@ -52,7 +51,7 @@ def execute(cfg: Config, out: Path, log: Log, listener: Listener | None = None) 
         document = {"finetune": to_dict(cfg), "offline": to_dict(setting.offline), "policy": fingerprint(Path(cfg.run))}
         with files.new_folder(out) as new:
             files.write_json(new / "config.json", document)
-            files.write_json(new / ENVIRONMENT, {**_surroundings(), "dataset": describe_log(log)})
+            files.write_json(new / environment.NAME, {**_surroundings(), "dataset": describe_log(log)})
         listener.say(f"{out}: if it is cut off, `spar finetune --resume {out}` goes on from its last checkpoint")
         with files.held(out, "fine-tuning"), contextlib.closing(Lived(out, cfg.settings.steps)) as lived:
             return _carry_out(_Record(setting, out, lived, listener))
@@ -74,7 +73,7 @@ def resume(out: Path, log: Log, listener: Listener | None = None, *, new_episode
             return summary
         offline_run(out)
         files.sweep(out)
-        if moved := environment.go_on(out / ENVIRONMENT, _surroundings()):
+        if moved := environment.go_on(out, _surroundings()):
             listener.say(f"warning: {out}: {moved}")
         with contextlib.closing(_Setting(cfg, log)) as setting, contextlib.closing(Lived(out, cfg.settings.steps)) as lived:
             record = _Record(setting, out, lived, listener)
@@ -118,7 +117,7 @@ class _Setting:
 def _rows(run: Path, offline: RunConfig, log: Log, lived: int) -> HostRows:
     """Every row of the log, those once held out included, scaled by the statistics of the rows that trained; there must be room for as many
     `lived` ones."""
-    began_with = json.loads((run / "environment.json").read_text())["dataset"]["fingerprint"]
+    began_with = environment.began_with(run)
     if began_with != log.fingerprint:
         raise SparError(f"{run}: was trained on a log of fingerprint {began_with}, this one has {log.fingerprint}")
     plan = memory.plan(log, more=lived)
@@ -142,7 +141,8 @@ class _Record:
         self.pending: list[dict[str, np.ndarray]] = []
         self.settled = 0  # the last step of which everything is recorded
         spent = out / SECONDS
-        self.seconds = json.loads(spent.read_text()) if spent.is_file() else {"online": 0.0, "evaluation": 0.0, "total": 0.0}
+        before = files.read_json(spent, "delete the file: the time spent until now is then not counted") if spent.is_file() else {}
+        self.seconds = {"online": 0.0, "evaluation": 0.0, "total": 0.0, **before}
 
     def go(self) -> None:
         steps, every = self.cfg.settings.steps, self.cfg.eval_every

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spar import registry
+from spar import files, registry
 from spar.deploy import exports
 from spar.evaluate.environments import EnvConfig, chosen
 from spar.online import loop as online
@@ -69,10 +68,7 @@ def configure(
 def _document(out: Path) -> dict[str, Any]:
     """config.json of a fine-tuning. Raises SparError when the folder holds none."""
     path = out / "config.json"
-    try:
-        document = json.loads(path.read_text()) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise SparError(f"{path}: not valid JSON ({error})") from None
+    document = files.read_json(path, "put the file back, or begin a new fine-tuning") if path.is_file() else {}
     if "finetune" not in document:
         raise SparError(f"{out}: holds no fine-tuning; `spar finetune RUN --steps N` begins one")
     return dict(document)
@@ -92,7 +88,7 @@ def finished(out: Path) -> dict[str, Any] | None:
     """The summary of the fine-tuning in `out`; None where it has not come to its end. Raises SparError when the folder holds none."""
     _document(out)
     path = out / "summary.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return dict(files.read_json(path, "put the file back, or begin a new fine-tuning")) if path.is_file() else None
 
 
 def offline_run(out: Path) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from spar.types import SparError, Transitions
 
 Metrics = dict[str, np.ndarray]
 PENDING = "pending/"  # before the names of metrics that no table has yet
+BEGIN_AGAIN = "begin again in a new folder"
 
 
 class Lived:
@@ -30,7 +30,7 @@ class Lived:
         self.rows.mkdir(exist_ok=True)
         self.checkpoints = Checkpoints(folder / "checkpoints", [steps])
         self.until = 0  # the step up to which rows are kept
-        self.junctions: list[int] = json.loads(self.anew.read_text()) if self.anew.is_file() else []
+        self.junctions: list[int] = files.read_json(self.anew, BEGIN_AGAIN, list) if self.anew.is_file() else []
 
     def keep(self, learner: Loop, pending: Sequence[Metrics]) -> None:
         """Rows first: those beyond the newest checkpoint are lived again, missing ones could not be."""
@@ -53,9 +53,7 @@ class Lived:
             elif _span(path)[0] == end:
                 end = _span(path)[1]
         if end != self.until:
-            raise SparError(
-                f"{self.rows}: holds what was lived up to step {end}, the checkpoint is at {self.until}; begin again in a new folder"
-            )
+            raise SparError(f"{self.rows}: holds what was lived up to step {end}, the checkpoint is at {self.until}; {BEGIN_AGAIN}")
         return snapshot
 
     def parts(self) -> Iterator[Transitions]:
@@ -94,4 +92,4 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise SparError(f"{path}: cannot be read ({error}); begin again in a new folder") from None
+        raise SparError(f"{path}: cannot be read ({error}); {BEGIN_AGAIN}") from None

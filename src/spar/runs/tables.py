@@ -13,6 +13,7 @@ from spar.types import SparError
 
 METRICS_HEADER = ("stage_index", "stage", "step", "seed", "metric", "value")
 RETURNS_HEADER = ("stage_index", "stage", "step", "seed", "policy", "episode", "return")
+ADVICE = "put the file back, or begin a new run"
 
 
 class Table:
@@ -32,15 +33,25 @@ class Table:
 
     def recall(self, stage: int, step: int) -> None:
         """Read back what an earlier process wrote, up to and including `step` of stage number `stage`: of a table whose first column is the
-        stage's index and whose third is the step within the stage."""
+        stage's index and whose third is the step within the stage. Raises SparError where it cannot be read, or is gone though that
+        process had come somewhere."""
         if self.path.is_file():
             self.rows = [row for row in read(self.path, self.header) if (int(row[0]), int(row[2])) <= (stage, step)]
+        elif (stage, step) > (0, 0):
+            raise SparError(f"{self.path}: is not there, though the checkpoint is; {ADVICE}")
 
 
 def read(path: Path, header: Sequence[str]) -> list[tuple[str, ...]]:
-    """The rows of a table as strings. Raises SparError when its header is not the expected one."""
-    with path.open(newline="", encoding="utf-8") as file:
-        first, *rows = list(csv.reader(file))
+    """The rows of a table as strings. Raises SparError when it cannot be read, its header is not the expected one, or a row is not as long:
+    a file that was cut off, perhaps to nothing."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            first, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SparError(f"{path}: cannot be read ({error}); {ADVICE}") from None
     if tuple(first) != tuple(header):
-        raise SparError(f"{path}: header is {first}, expected {list(header)}")
+        raise SparError(f"{path}: header is {first}, expected {list(header)}; {ADVICE}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise SparError(f"{path}: line {number} has {len(row)} columns instead of {len(header)}; {ADVICE}")
     return [tuple(row) for row in rows]
