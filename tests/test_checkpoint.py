@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import spar
-from spar import api, registry, trainer
+from spar import api, cli, registry, trainer
 from spar.data.episodes import HostRows
 from spar.runs.checkpoint import Checkpoints, last_state
 from spar.types import SparError
@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, snapsh
     again.close()
     assert found is not None and found.position == snapshots[1].position
     assert not unfinished.exists()
-    for path in folder.rglob("*"):
+    for path in (folder / "5").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(SparError, match="none of its checkpoints can be read"), pytest.warns(UserWarning):
@@ -105,6 +105,40 @@ def test_one_that_cannot_be_read_says_no_more_than_that(
     for found in (late, other):
         sys.unraisablehook(found)  # type: ignore[arg-type]
     assert told == [other]
+
+
+def test_checkpoints_of_other_steps_are_refused(tmp_path: Path, snapshots: list[trainer.Snapshot]) -> None:
+    """Their numbers would stand for other positions: with two stages, some updates of the first would never be made."""
+    keep(tmp_path, snapshots[1:3])
+    for steps, reader in (([25], False), ([15, 5], False), ([25], True)):
+        with pytest.raises(
+            SparError, match=rf"{tmp_path}: is of a run of 20 updates, config.json now says {steps[0]}.*; put its steps back"
+        ):
+            Checkpoints(tmp_path, steps, reader)
+    (tmp_path / "steps.json").unlink()  # as older versions left it
+    with pytest.raises(SparError, match=r"is of a run of at least 10 updates, config.json now says 5; put its steps back"):
+        Checkpoints(tmp_path, [5], reader=True)
+    older = Checkpoints(tmp_path, STEPS)
+    found = older.latest(snapshots[0])
+    older.close()
+    assert found is not None and found.position == snapshots[2].position
+
+
+def test_steps_edited_before_going_on_are_said(plant_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    flags = ["--actor.hidden", "8", "--loop.log-every", "10", "--loop.batch-size", "16", "--eval.every", "0"]
+    assert (
+        cli.main(["train", str(plant_file), "--algo", "bc", "--out", str(out), "--steps-anchor", "20", "--steps-residual", "10", *flags])
+        == 0
+    )
+    (out / "summary.json").unlink()
+    whole = (out / "config.json").read_text()
+    for steps in (15, 25):
+        (out / "config.json").write_text(whole.replace('"steps_anchor": 20', f'"steps_anchor": {steps}'))
+        capsys.readouterr()
+        assert cli.main(["train", "--resume", str(out)]) == 1
+        found = capsys.readouterr().err
+        assert f"run of 30 updates, config.json now says {steps + 10}; put its steps back" in found and found.count("\n") == 1
 
 
 def test_what_goes_on_from_the_end_takes_nothing_else(tmp_path: Path) -> None:

@@ -16,24 +16,39 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from spar import registry, trainer
+from spar import files, registry, trainer
 from spar.runs.config import RunConfig
 from spar.trainer import Guard, Position, Snapshot
 from spar.types import SparError, Spec, State
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax narrates every save, and what it raises besides
 
+STEPS = "steps.json"
+
 
 class Checkpoints:
-    """The checkpoints of one run. `steps` are the updates of each stage, which turn a position into one running count. A `reader` changes
-    nothing in `folder`; else what a killed or full disk's save has left there goes."""
+    """The checkpoints of one run. `steps` are the updates of each stage, which turn a position into one running count, and are kept beside
+    them (folders of older versions have no such file). A `reader` changes nothing in `folder`; else what a killed or full disk's save has
+    left there goes.
+
+    Raises SparError where `folder` holds the checkpoints of a run of other steps.
+    """
 
     def __init__(self, folder: Path, steps: Sequence[int], reader: bool = False) -> None:
         self.folder, self.steps, self.reader = folder, list(steps), reader
+        known = folder / STEPS
+        began = files.read_json(known, "delete the file, unless steps have been changed", list) if known.is_file() else self.steps
+        if began != self.steps:
+            raise self._other_steps(f"{' + '.join(map(str, began))} updates")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, create=not reader, read_only=reader, cleanup_tmp_directories=not reader, enable_async_checkpointing=False
         )
         self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        if beyond := [count for count in self.manager.all_steps() if count > sum(self.steps)]:
+            self.manager.close()
+            raise self._other_steps(f"at least {max(beyond)} updates")
+        if not reader and not known.is_file():
+            files.write_json(known, self.steps)
         self.good: set[int] = set()  # those that this process has written or read
 
     def save(self, snapshot: Snapshot) -> None:
@@ -99,11 +114,14 @@ class Checkpoints:
 
     def _position(self, count: int) -> Position:
         """The end of a stage rather than the beginning of the next."""
-        for stage, total in enumerate(self.steps):
-            if count <= total:
-                return Position(stage, count)
-            count -= total
-        raise ValueError(f"checkpoint beyond the end: {count} steps too many")
+        stage = 0
+        while count > self.steps[stage]:
+            stage, count = stage + 1, count - self.steps[stage]
+        return Position(stage, count)
+
+    def _other_steps(self, began: str) -> SparError:
+        now = " + ".join(map(str, self.steps))
+        return SparError(f"{self.folder}: is of a run of {began}, config.json now says {now}; put its steps back, or begin a new run")
 
 
 def last_state(run: Path, cfg: RunConfig, spec: Spec, seeds: Sequence[int]) -> State:
