@@ -79,9 +79,13 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+class Busy(SparError):
+    """Another process is at work in a folder."""
+
+
 @contextlib.contextmanager
 def held(folder: Path, doing: str) -> Iterator[None]:
-    """Keeps other processes out of what this one is `doing` in `folder`. Raises SparError where another is at it."""
+    """Keeps other processes out of what this one is `doing` in `folder`. Raises Busy where another is at it."""
     import fcntl  # POSIX alone has it; acting, which has no use for it, goes without
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -89,7 +93,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SparError(f"{folder}: another process is {doing} here; wait for it, or choose another folder") from None
+            raise Busy(f"{folder}: another process is {doing} here; wait for it, or choose another folder") from None
         yield
     finally:
         os.close(descriptor)  # which gives the lock back
