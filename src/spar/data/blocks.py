@@ -143,6 +143,14 @@ def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: n
         )
 
 
+def as_flags(source: str, field: str, array: np.ndarray) -> np.ndarray:
+    """(T,) bool. Raises SparError at the first of the numbers `array` (T,) that is neither 0 nor 1."""
+    odd = np.flatnonzero((array != 0) & (array != 1))
+    if len(odd):
+        raise SparError(f"{source}: '{field}' row {odd[0]} is {array[odd[0]]}; flags are 0 or 1")
+    return array.astype(bool)
+
+
 def as_float32(array: np.ndarray) -> np.ndarray:
     """What does not fit becomes infinite, which `check_finite` then finds."""
     with np.errstate(over="ignore"):

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from spar.data.blocks import Matrix, as_float32
+from spar.data.blocks import Matrix, as_flags, as_float32
 from spar.data.episodes import Log
-from spar.data.rows import Rows
+from spar.data.rows import Rows, bound
 from spar.types import SparError
 
 MATRICES = ("observations", "actions", "next_observations")
@@ -84,12 +84,7 @@ def column(source: str, key: str, found: Any, keep_matrix: bool = False) -> Matr
     if is_matrix:
         return array
     array = array.reshape(-1)
-    if is_flag:
-        odd = np.flatnonzero((array != 0) & (array != 1))
-        if len(odd):
-            raise SparError(f"{source}: '{key}' row {odd[0]} is {array[odd[0]]}; flags are 0 or 1")
-        return array.astype(bool)
-    return array
+    return as_flags(source, key, array) if is_flag else array
 
 
 def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str, Any], names: tuple[str | None, ...]) -> Rows:
@@ -115,10 +110,10 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
     if family.terminals_are_ends and "terminals_end_episodes" not in attributes:  # which our own files state
         terminals, timeouts = np.zeros(rows, bool), timeouts | terminals
         notes.append("'terminals' marks the end of a demonstration here, not of the task: read as a time limit")
-    bounds = [_numbers(source, attributes, key) if key in attributes else None for key in ("action_low", "action_high")]
-    for key, bound in zip(("action_low", "action_high"), bounds, strict=True):
-        if bound is not None and len(bound) != columns["actions"].shape[1]:
-            raise SparError(f"{source}: attribute '{key}' has {len(bound)} numbers, 'actions' {columns['actions'].shape[1]} dimensions")
+    width = columns["actions"].shape[1]
+    low, high = (
+        bound(source, f"attribute '{key}'", attributes[key], width) if key in attributes else None for key in ("action_low", "action_high")
+    )
     terminal_ends = family.terminal_ends
     if "terminals_end_episodes" in attributes:
         terminal_ends = bool(_numbers(source, attributes, "terminals_end_episodes")[:1].any())
@@ -131,8 +126,8 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
         truncated=timeouts,
         next_obs=following,
         ends=_ends(source, attributes["episode_lengths"], rows) if "episode_lengths" in attributes else None,
-        action_low=bounds[0],
-        action_high=bounds[1],
+        action_low=low,
+        action_high=high,
         env_id=env_id,
         env_kwargs=str(attributes.get("env_kwargs", "")),
         observation_keys=tuple(filter(None, str(attributes.get("observation_keys", "")).split(","))),
