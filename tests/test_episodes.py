@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spar.data import catalog
 from spar.data.episodes import Log
 from spar.data.rows import from_rows
 from spar.data.scalers import STD_FLOOR
@@ -101,6 +102,17 @@ def test_fingerprint_sees_one_changed_bit(log: Log) -> None:
     columns["rewards"][17] = np.nextafter(columns["rewards"][17], np.float32(np.inf))
     names = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
     assert from_rows("plant", *(columns[k] for k in names)).fingerprint != log.fingerprint
+
+
+def test_fingerprint_sees_the_action_box(log: Log) -> None:
+    """Other bounds are another scaling, so another training."""
+    rows = plant_rows().values()
+    assert from_rows("plant", *rows, action_low=-1, action_high=1).fingerprint == log.fingerprint
+    wider = [
+        from_rows("plant", *rows, action_low=low, action_high=high).fingerprint for low, high in ((-1, 2), (-2, 1), ([-1, -1], [1, 2]))
+    ]
+    assert len({log.fingerprint, *wider}) == 4
+    assert catalog.load("hopper-replay").fingerprint == "4cfa5d04090c8b90"  # as published results name it
 
 
 def test_split_keeps_whole_episodes(log: Log) -> None:

@@ -94,9 +94,13 @@ class Log:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every array, 16 hex digits: equal logs have equal fingerprints, whatever file they came from."""
+        """SHA-256 over every array, 16 hex digits: equal logs have equal fingerprints, whatever file they came from. The action box, which
+        decides how actions are scaled, counts where it is not [-1, 1] in every dimension."""
         digest = hashlib.sha256()
-        for array in (self.observations, self.actions, self.rewards, self.terminated, self.truncated, self.lengths):
+        arrays = [self.observations, self.actions, self.rewards, self.terminated, self.truncated, self.lengths]
+        if not ((self.action_low == -1).all() and (self.action_high == 1).all()):
+            arrays += [self.action_low, self.action_high]
+        for array in arrays:
             digest.update(str((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
