@@ -56,6 +56,15 @@ def test_numbers_equal_an_independent_count(tmp_path: Path) -> None:
     assert n["unfinished_episodes"] == len(lengths) - len(returns)
 
 
+def test_a_done_of_either_end_beside_truncations_is_said() -> None:
+    rows = plant_rows()
+    assert "both-ends" not in codes(lint.inspect(from_rows("apart", *rows.values())))
+    rows["terminals"] |= rows["timeouts"]
+    report = lint.inspect(from_rows("both", *rows.values()))
+    cut = int(rows["timeouts"].sum())
+    assert f"{cut} of {cut} truncated steps are terminated too" in next(f.text for f in report.findings if f.code == "both-ends")
+
+
 def test_a_log_cut_at_every_row_or_of_few_rows_is_said() -> None:
     rng = np.random.default_rng(0)
 

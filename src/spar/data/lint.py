@@ -18,7 +18,7 @@ BINS = 20
 LOOKED_AT = 200_000  # steps, evenly spaced, for what cannot be counted in one pass
 NEIGHBOUR_SAMPLE, NEIGHBOUR_POOL = 500, 20_000
 JUMP, JUMP_TO_START = 50.0, 8.0  # times the median step: a jump, and one that lands where episodes start
-SATURATED_SHARE, DUPLICATE_SHARE, SINGLE_SHARE = 0.5, 0.05, 0.5
+SATURATED_SHARE, DUPLICATE_SHARE, SINGLE_SHARE, BOTH_SHARE = 0.5, 0.05, 0.5, 0.5
 FEW_EPISODES, FEW_TRANSITIONS = 20, 1_000
 
 
@@ -105,6 +105,7 @@ def _ends(log: Log) -> dict[str, Any]:
     return {
         "terminated": int(log.terminated.sum()),
         "truncated": int(log.truncated.sum()),
+        "terminated_and_truncated": int((log.terminated & log.truncated).sum()),
         "terminated_inside_episodes": int(log.terminated.sum() - log.terminated[last].sum()),
     }
 
@@ -218,6 +219,10 @@ def _findings(log: Log, n: dict[str, Any]) -> list[Finding]:
     say("warning", "limit-as-end", cut_as_end > 0.2 * n["episodes"] and n["truncated"] == 0 and n["episodes"] > 4 and full > 1,
         f"{cut_as_end} episodes terminate at exactly {full} steps and none is truncated: a time limit was probably logged as a "
         "termination, and the value of what comes after would be lost; log it as truncated")  # fmt: skip
+    both = n["terminated_and_truncated"]
+    say("warning", "both-ends", both > 1 and both > BOTH_SHARE * n["truncated"], f"{both:,} of {n['truncated']:,} truncated steps are "
+        "terminated too, as where 'done' means either end: what comes after a time limit would be worth nothing; clear 'terminated' "
+        "there")  # fmt: skip
     say("warning", "no-return", n["returns"] is None, "no episode is finished: there is no logged return to compare with")
     say("warning", "few-episodes", n["episodes"] < FEW_EPISODES,
         f"only {n['episodes']} episodes: what is held out says little, and intervals over logged returns are wide")  # fmt: skip
