@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from spar.data import blocks, catalog, memory
 from spar.data.sources import d4rl
+from spar.types import SparError
 from tests.conftest import plant_log, plant_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +70,25 @@ def test_a_mapped_log_equals_the_one_in_memory(tmp_path: Path, monkeypatch: pyte
         for a, b in zip(ours.scaler(), theirs.scaler(), strict=True):
             np.testing.assert_array_equal(a, b)
         path.unlink()
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file that the disk cannot fill would end the process with a bus error."""
+    monkeypatch.setenv(blocks.CACHE_VARIABLE, str(tmp_path))
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    whole = blocks.mapped((1000, 3))
+    assert whole.shape == (1000, 3) and whole.dtype == np.float32
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(SparError, match=f"{tmp_path}.*: 12000 bytes cannot be written there .No space left on device.*set SPAR_CACHE"):
+        blocks.mapped((1000, 3))
+    assert not list((tmp_path / "mapped").iterdir())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(blocks.CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(SparError, match="cannot be written there"):
+        blocks.mapped((1000, 3))
 
 
 def test_the_plan_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
