@@ -200,3 +200,32 @@ def test_one_bound_holds_for_every_action(suffix: str, tmp_path: Path) -> None:
         d4rl.write(path, plant_rows(), attributes)
     log = catalog.load(path)
     assert (log.action_low.tolist(), log.action_high.tolist()) == ([-2, -2], [3, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plant.csv.gz", "a packed file; unpack it, and give a D4RL-layout .hdf5, an .npz, a .csv or .parquet table"),
+        ("plant.pkl", "pickles are never loaded, since they can run anything; save the arrays as a D4RL-layout .hdf5"),
+        ("plant.tsv", "not a format that is read here; give a D4RL-layout .hdf5"),
+        ("plant.jsonl", "not a format that is read here; give"),
+    ],
+)
+def test_other_formats_are_told_what_is_read(name: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"room\tvalve\n1\t2\n")
+    with pytest.raises(SparError) as error:
+        catalog.load(path)
+    assert str(error.value).startswith(f"{path}: {message}") and "\n" not in str(error.value)
+
+
+def test_a_path_is_no_name_of_the_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SPAR_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "hopper_medium-v2.hdf5"
+    d4rl.write(path, plant_rows(), {})
+    path.with_suffix(".hdf5.json").write_text('{"what": "of others"}')
+    assert cli.main(["data", "show", str(path)]) == 0
+    assert "600 transitions" in capsys.readouterr().out
+    (tmp_path / "hopper_medium-v2").mkdir()
+    with pytest.raises(SparError, match="a directory without a Minari dataset"):
+        catalog.load(tmp_path / "hopper_medium-v2")

@@ -121,6 +121,8 @@ def test_split_keeps_whole_episodes(log: Log) -> None:
     assert len(training) + len(heldout) == len(log)
     assert sorted([*training.episode_returns, *heldout.episode_returns]) == sorted(log.episode_returns)
     assert log.split(0.0) == (log, None)
+    with pytest.raises(SparError, match=r"plant: holdout 0\.6 of 1 episodes leaves none to train on; hold out less"):
+        log.pick(np.arange(len(log.lengths)) == 0).split(0.6)
 
 
 def test_scaler_round_trips(log: Log) -> None:

@@ -106,10 +106,14 @@ class Log:
         return digest.hexdigest()[:16]
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Log, Log | None]:
-        """(training, held-out) logs of whole episodes; held-out is None when `fraction` is 0 or too small for one episode."""
+        """(training, held-out) logs of whole episodes; held-out is None when `fraction` is 0 or too small for one episode. Raises SparError
+        where none would be left to train on."""
         held = round(fraction * len(self.lengths))
         if held == 0:
             return self, None
+        if held >= len(self.lengths):
+            what = f"holdout {fraction:g} of {len(self.lengths)} episodes leaves none to train on"
+            raise SparError(f"{self.source or self.name}: {what}; hold out less, or give more episodes")
         chosen = np.zeros(len(self.lengths), bool)
         chosen[np.random.default_rng(seed).permutation(len(self.lengths))[:held]] = True
         return self.pick(~chosen), self.pick(chosen)
