@@ -55,7 +55,7 @@ class Display:
             self.console.print(f"{self.name}: {done}/{self.total}" + (f", {speed:.0f}/s" if speed else ""))
 
     def say(self, text: str) -> None:
-        self.console.print(f"  {text}")
+        self.console.print(f"  {text}", markup=False)  # [degC] is a unit
 
 
 def show(console: Console, summary: dict[str, Any]) -> None:
