@@ -12,6 +12,7 @@ import numpy as np
 
 from spar.data.blocks import BOX_TOLERANCE, gather
 from spar.data.episodes import Log
+from spar.data.scalers import STD_FLOOR
 
 Level = Literal["error", "warning"]
 BINS = 20
@@ -20,6 +21,7 @@ NEIGHBOUR_SAMPLE, NEIGHBOUR_POOL = 500, 20_000
 JUMP, JUMP_TO_START = 50.0, 8.0  # times the median step: a jump, and one that lands where episodes start
 SATURATED_SHARE, DUPLICATE_SHARE, SINGLE_SHARE, BOTH_SHARE = 0.5, 0.05, 0.5, 0.5
 FEW_EPISODES, FEW_TRANSITIONS = 20, 1_000
+TINY = 10 * STD_FLOOR  # a standard deviation that the floor makes much smaller than 1
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,12 @@ def _dimensions(log: Log) -> dict[str, Any]:
     obs, actions = gather(log.observations, log.obs_index[index]), gather(log.actions, index)
     span = log.action_high - log.action_low
     at_edge = (actions <= log.action_low + BOX_TOLERANCE * span) | (actions >= log.action_high - BOX_TOLERANCE * span)
+    constant = (obs == obs[0]).all(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        tiny = obs.std(0, dtype=np.float64) < TINY
     return {
-        "constant_observations": np.flatnonzero((obs == obs[0]).all(0)).tolist(),
+        "constant_observations": np.flatnonzero(constant).tolist(),
+        "tiny_observations": np.flatnonzero(tiny & ~constant).tolist(),
         "constant_actions": np.flatnonzero((actions == actions[0]).all(0)).tolist(),
         "duplicate_observations": _equal_columns(obs),
         "saturated_actions": [round(float(share), 4) for share in at_edge.mean(0)],
@@ -240,6 +246,9 @@ def _findings(log: Log, n: dict[str, Any]) -> list[Finding]:
         n["constant_observations"],
         f"observation dimensions {n['constant_observations']} never vary: at run time any other value there counts as out of range",
     )
+    say("warning", "tiny-observations", n["tiny_observations"], f"observation dimensions {n['tiny_observations']} vary by less than "
+        f"{TINY:g} (standard deviation): beside the floor of {STD_FLOOR:g} added to it they shrink or vanish; give them in another "
+        "unit")  # fmt: skip
     say(
         "warning",
         "duplicate-observations",

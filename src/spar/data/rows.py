@@ -23,6 +23,7 @@ from spar.data.blocks import (
     spans,
 )
 from spar.data.episodes import Log, Problem
+from spar.data.rounding import Rounding, note
 from spar.types import SparError
 
 JUMPED = "the successor is not the next row"
@@ -83,6 +84,19 @@ class Rows:
             check_finite(self.source, name, matrix, self.place)
         assert self.action_low is not None and self.action_high is not None
         check_box(self.source, "actions", self.action, self.action_low, self.action_high, self.place)
+
+    def note_rounding(self) -> None:
+        """A note for each matrix in memory that float32 rounds too much; one still in its file is not read once more for that."""
+        for name in ("observations", "actions"):
+            matrix = self.columns[name]
+            if not isinstance(matrix, np.ndarray) or np.can_cast(matrix.dtype, np.float32):
+                continue
+            rounding = Rounding()
+            for span in spans(len(matrix), matrix.shape[1]):
+                rounding.add(matrix[span])
+            coarse = rounding.coarse()
+            if coarse:
+                self.notes.append(note([f"'{name}' column {one.column}" for one in coarse], coarse[0]))
 
     def mark_ends(self) -> np.ndarray:
         """(T,) bool, the last row of every episode; cuts that no flag marks are added to `truncated`, with a note."""
@@ -145,6 +159,7 @@ class Rows:
         """
         if strict:
             self.check()
+        self.note_rounding()
         end, notes, truncated = self.mark_ends(), self.notes, self.truncated
         if not end[-1] or not (self.terminated | self.truncated)[-1]:
             notes.append("the last episode is unfinished: its rows train, its return is not counted")

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from spar.data.blocks import Allocate, as_float32, heap
 from spar.data.episodes import Log
+from spar.data.rounding import Rounding
+from spar.data.rounding import note as rounded
 from spar.data.rows import Rows
 from spar.data.sources import cells
 from spar.data.sources import mapping as mappings
@@ -49,10 +51,11 @@ def read(
     table = open_table(path)
     found = find_mapping(table, mapping)
     found.check_columns(str(path), table.names)
-    columns = _read_columns(table, found, strict)
+    notes: list[str] = []
+    columns = _read_columns(table, found, strict, notes)
     if strict:
         _check_time(table, found, columns)
-    return _rows(table, found, columns, env_id).log(name or path.stem, strict, allocate)
+    return _rows(table, found, columns, env_id, notes).log(name or path.stem, strict, allocate)
 
 
 def find_mapping(table: Table, given: Path | Mapping | None) -> Mapping:
@@ -65,16 +68,19 @@ def find_mapping(table: Table, given: Path | Mapping | None) -> Mapping:
     return mappings.load(Path(given) if given else beside)
 
 
-def _read_columns(table: Table, found: Mapping, strict: bool) -> dict[str, Any]:
-    """(T, width) float32 matrices and (T,) vectors by role; `episode` becomes (T,) bool, where an episode starts."""
+def _read_columns(table: Table, found: Mapping, strict: bool, notes: list[str]) -> dict[str, Any]:
+    """(T, width) float32 matrices and (T,) vectors by role; `episode` becomes (T,) bool, where an episode starts. Columns that float32
+    rounds too much become a note."""
     parts: dict[str, list[np.ndarray]] = {}
     ids = cells.Ids()
     lists = {"observation": found.observation, "action": found.action, "next_observation": found.next_observation}
-    row = 0
+    row, read = 0, [*found.observation, *found.action, *found.next_observation]
+    rounding = Rounding()
     for batch in table.batches(list(dict.fromkeys(name for _, name in found.roles()))):
         spot = cells.Spot(str(table.path), table.place, row, table.text, strict)
         columns = {column: batch.column(column) for column in batch.schema.names}
         numbers = {column: cells.numbers(columns[column], column, spot) for names in lists.values() for column in names}
+        rounding.add(np.stack([numbers[column] for column in read], 1))
         new: dict[str, np.ndarray] = {
             role: as_float32(np.stack([numbers[column] for column in names], 1)) for role, names in lists.items() if names
         }
@@ -91,12 +97,14 @@ def _read_columns(table: Table, found: Mapping, strict: bool) -> dict[str, Any]:
         row += len(batch)
     if row == 0:
         raise SparError(f"{table.path}: no rows below the header; give a table with one row a step")
+    coarse = rounding.coarse()
+    notes += [rounded([f"'{read[one.column]}'" for one in coarse], coarse[0])] if coarse else []
     joined = {role: np.concatenate(arrays) for role, arrays in parts.items()}
     return {role: array for role, array in joined.items() if len(array) == row}  # without times, where some could not be read
 
 
-def _rows(table: Table, found: Mapping, columns: dict[str, Any], env_id: str | None) -> Rows:
-    terminated, truncated, notes, ends = columns["terminated"], columns["truncated"], [], None
+def _rows(table: Table, found: Mapping, columns: dict[str, Any], env_id: str | None, notes: list[str]) -> Rows:
+    terminated, truncated, ends = columns["terminated"], columns["truncated"], None
     if found.episode:
         ends = np.append(np.flatnonzero(columns["episode"])[1:], len(terminated)) - 1
         inside = np.ones(len(terminated), bool)
