@@ -231,7 +231,6 @@ def test_an_ant_walks_on_after_its_goal_and_its_return_is_one() -> None:
     np.testing.assert_array_equal(log.episode_returns, [1, 1, 0])
     np.testing.assert_array_equal(np.flatnonzero(log.terminated), [12, 13, 14, 25, 39])
     assert pairs(log) == qlearning_dataset(columns, 700)
-    assert "it stops the bootstrap, not the episode" in log.notes[0]
 
 
 def test_a_goal_on_an_ants_last_row_is_kept_which_d4rl_drops() -> None:

@@ -126,8 +126,6 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
     terminal_ends = family.terminal_ends
     if "terminals_end_episodes" in attributes:
         terminal_ends = bool(_numbers(source, attributes, "terminals_end_episodes")[:1].any())
-    elif not terminal_ends:
-        notes.append("'terminals' marks goals here, and the ant walks on: it stops the bootstrap, not the episode")
     return Rows(
         source=source,
         obs=columns["observations"],
