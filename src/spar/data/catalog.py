@@ -85,12 +85,12 @@ def load(
 
 
 def _hdf5(path: Path, name: str | None, env_id: str | None, tier: str, strict: bool) -> Log:
-    to_files = path.is_file() and _to_files(tier, d4rl.matrix_bytes(path))
+    to_files = path.is_file() and _to_files(tier, d4rl.reading_bytes(path))
     return d4rl.read(path, name, env_id, strict, mapped if to_files else heap, lazy=to_files)
 
 
-def _to_files(tier: str, matrix_bytes: int) -> bool:
-    return tier == "mapped" or (tier == "auto" and not memory.log_fits(matrix_bytes))
+def _to_files(tier: str, reading_bytes: int) -> bool:
+    return tier == "mapped" or (tier == "auto" and not memory.log_fits(reading_bytes))
 
 
 def _unknown(name: str) -> str:
