@@ -197,6 +197,7 @@ def train(
     note = sheets.physics_note(log.name) if cfg.env else None
     if note and listener:
         listener.say(f"warning: {note}")
+    _say_notes(log, listener or Silent())
     return finish(folder, log, listener)
 
 
@@ -250,6 +251,7 @@ def compare(
     cfgs = [dataclasses.replace(cfg, env=env) for cfg in cfgs]
     folder = Path(out) if out else default_folder(log.name, "compare")
     listener.say(f"{folder}: what is finished there is kept; if it is cut off, the same comparison with --out {folder} goes on from here")
+    _say_notes(log, listener)
     failed: dict[str, str] = {}
     for algo, why in comparison.execute(folder, cfgs, log, listener):
         if why:
@@ -305,6 +307,12 @@ def resume_finetune(
     if not (folder / "plots").is_dir():
         tuned.draw(folder, summary)
     return {**summary, "folder": str(folder)}
+
+
+def _say_notes(log: Log, listener: Listener) -> None:
+    """What the reader had to decide: some of it follows from the file's name alone."""
+    for note in log.notes:
+        listener.say(f"{log.name}: {note}")
 
 
 def environment_for(cfg: RunConfig, log: Log) -> EnvConfig | None:
