@@ -190,7 +190,7 @@ HDF5: dict[str, tuple[Callable[[Path], object], str]] = {
     "compound": (edited(replaced("rewards", data=np.zeros(120, [("a", "f4"), ("b", "f4")]))), "'rewards' has type"),
     "references": (edited(replaced("rewards", (120,), h5py.ref_dtype)), "'rewards' has type object"),
     "one bound too many": (hdf5(same, {"action_low": [-1.0, -1.0, -1.0]}), "'action_low' has 3 numbers"),
-    "bounds as text": (hdf5(same, {"action_low": "low"}), "'action_low' must be numbers"),
+    "bounds as text": (hdf5(same, {"action_low": "low"}), "attribute 'action_low' has type"),
     "bounds upside down": (hdf5(same, {"action_low": [1.0, 1.0], "action_high": [-1.0, 1.0]}), "low < high"),
     "returns of other episodes": (hdf5(lambda c: c.update({"metadata/episode_returns": np.zeros(1)})), "1 episode returns are stated"),
     "returns as text": (hdf5(lambda c: c.update({"metadata/episode_returns": np.zeros(3, "S3")})), "'metadata/episode_returns' has type"),

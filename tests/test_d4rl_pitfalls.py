@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from spar.data.episodes import Log
 from spar.data.sources import d4rl
+from spar.data.sources.columns import family_of
 from spar.types import SparError
 
 Columns = dict[str, np.ndarray]
@@ -47,7 +48,18 @@ def without(columns: Columns, *keys: str) -> Columns:
     return {key: column for key, column in columns.items() if key not in keys}
 
 
+def sized(stem: str, columns: Columns) -> Columns:
+    """With zeros up to the sizes of the family that `stem` names, if any."""
+    sizes = dict(zip(("observations", "actions"), (*family_of(stem).sizes, (0, 0))[0], strict=True))
+    sizes["next_observations"] = sizes["observations"]
+    return {
+        key: np.pad(column, ((0, 0), (0, max(0, sizes[key] - column.shape[1])))) if key in sizes else column
+        for key, column in columns.items()
+    }
+
+
 def read(stem: str, columns: Columns, lazy: bool = False) -> Log:
+    columns = sized(stem, columns)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{stem}.hdf5"
         d4rl.write(path, columns, {})
@@ -176,7 +188,7 @@ def test_a_last_row_with_neither_flag(tail: int) -> None:
 
 @pytest.mark.parametrize("flag", [np.uint8, np.int64, np.float32, np.float64])
 def test_vectors_as_columns_double_precision_numeric_flags_and_what_else_lies_in_the_file(tmp_path: Path, flag: type) -> None:
-    columns = columns_of(Episode(5, timeout=True), Episode(4, terminal=True), Episode(6, timeout=True))
+    columns = sized("hopper", columns_of(Episode(5, timeout=True), Episode(4, terminal=True), Episode(6, timeout=True)))
     want = read("hopper_medium", columns)
     path = tmp_path / "hopper_medium.hdf5"
     with h5py.File(path, "w") as file:
@@ -263,11 +275,27 @@ def test_kitchen_terminals_cut_demonstrations_and_never_stop_the_bootstrap_as_th
 def test_a_kitchen_log_of_our_own_keeps_its_terminals(tmp_path: Path) -> None:
     columns = columns_of(Episode(20, terminal=True), Episode(28, timeout=True))
     columns["next_observations"] = columns["observations"] + np.array([1, -1], np.float32)
-    log = read("robot", columns)
+    log = read("robot", sized("kitchen", columns))
     d4rl.write_log(tmp_path / "kitchen-mine.hdf5", log)
     again = d4rl.read(tmp_path / "kitchen-mine.hdf5")
     assert again.fingerprint == log.fingerprint
     assert again.terminated[19]
+
+
+OTHERS = {  # a file of somebody else's, of other sizes: what its name would do to it
+    "kitchen_cooling": columns_of(Episode(20, terminal=True), Episode(28, timeout=True)),
+    "antmaze_umaze_mine": columns_of(Episode(20, terminal=True), Episode(28, timeout=True)),
+    "pen_plotter": {**columns_of(Episode(150, terminal=True), Episode(28, terminal=True)), "timeouts": np.zeros(178, bool)},
+}
+
+
+@pytest.mark.parametrize("stem", OTHERS)
+def test_a_name_alone_does_not_say_how_a_file_is_read(stem: str, tmp_path: Path) -> None:
+    d4rl.write(tmp_path / f"{stem}.hdf5", OTHERS[stem], {})
+    log, plain = d4rl.read(tmp_path / f"{stem}.hdf5"), read("robot", OTHERS[stem])
+    assert (log.fingerprint, log.notes) == (plain.fingerprint, plain.notes)
+    assert log.fingerprint != read(stem, OTHERS[stem]).fingerprint
+    np.testing.assert_array_equal(log.episode_returns, plain.episode_returns)
 
 
 def test_maze2d_timeouts_mark_goals_reached_and_nothing_terminates() -> None:

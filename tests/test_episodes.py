@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spar.data import catalog
 from spar.data.episodes import Log
 from spar.data.rows import from_rows
 from spar.data.scalers import STD_FLOOR
@@ -103,12 +104,25 @@ def test_fingerprint_sees_one_changed_bit(log: Log) -> None:
     assert from_rows("plant", *(columns[k] for k in names)).fingerprint != log.fingerprint
 
 
+def test_fingerprint_sees_the_action_box(log: Log) -> None:
+    """Other bounds are another scaling, so another training."""
+    rows = plant_rows().values()
+    assert from_rows("plant", *rows, action_low=-1, action_high=1).fingerprint == log.fingerprint
+    wider = [
+        from_rows("plant", *rows, action_low=low, action_high=high).fingerprint for low, high in ((-1, 2), (-2, 1), ([-1, -1], [1, 2]))
+    ]
+    assert len({log.fingerprint, *wider}) == 4
+    assert catalog.load("hopper-replay").fingerprint == "4cfa5d04090c8b90"  # as published results name it
+
+
 def test_split_keeps_whole_episodes(log: Log) -> None:
     training, heldout = log.split(0.25, seed=3)
     assert heldout is not None
     assert len(training) + len(heldout) == len(log)
     assert sorted([*training.episode_returns, *heldout.episode_returns]) == sorted(log.episode_returns)
     assert log.split(0.0) == (log, None)
+    with pytest.raises(SparError, match=r"plant: holdout 0\.6 of 1 episodes leaves none to train on; hold out less"):
+        log.pick(np.arange(len(log.lengths)) == 0).split(0.6)
 
 
 def test_scaler_round_trips(log: Log) -> None:

@@ -184,6 +184,13 @@ def test_what_is_frozen_is_handed_through_and_all_else_is_computed(algo: str) ->
         assert (given is made) == path.startswith(FROZEN.get(algo, ())), path
 
 
+def test_settings_without_sense_are_refused(runs: dict[str, Path]) -> None:
+    """lambda would be divided by them."""
+    own = dataclasses.replace(experiment.read_config(runs["spot"]).config, online_steps=0)
+    with pytest.raises(SparError, match="online-steps is 0; it must be at least 1"):
+        finetune_plan.configure(runs["spot"], STEPS, config=own, block=20, eval_every=0)
+
+
 @pytest.mark.parametrize(("algo", "why"), [("bc", "no critic"), ("bc10", "no critic"), ("onestep", "the log alone")])
 def test_what_cannot_learn_online_says_so(algo: str, why: str) -> None:
     chosen = registry.get(algo)

@@ -56,6 +56,49 @@ def test_numbers_equal_an_independent_count(tmp_path: Path) -> None:
     assert n["unfinished_episodes"] == len(lengths) - len(returns)
 
 
+def test_a_done_of_either_end_beside_truncations_is_said() -> None:
+    rows = plant_rows()
+    assert "both-ends" not in codes(lint.inspect(from_rows("apart", *rows.values())))
+    rows["terminals"] |= rows["timeouts"]
+    report = lint.inspect(from_rows("both", *rows.values()))
+    cut = int(rows["timeouts"].sum())
+    assert f"{cut} of {cut} truncated steps are terminated too" in next(f.text for f in report.findings if f.code == "both-ends")
+
+
+def test_what_float32_cannot_tell_apart_is_said(tmp_path: Path) -> None:
+    """Seconds since 1970 are 128 apart in float32: of a log of ten minutes little is left."""
+    rows = plant_rows()
+    rows["observations"] = rows["observations"].astype(np.float64)
+    rows["observations"][:, 1] = 1.77e9 + np.arange(600)
+    rows["observations"][:, 2] = 1.77e9  # a constant loses nothing
+    rows["next_observations"] = rows["observations"] + np.array([0, 1, 0])
+    log = from_rows("seconds", *rows.values())
+    said = "'observations' column 1 loses its last digits (float32 numbers near 1.77e+09 are 128 apart, its standard deviation is 173)"
+    assert [note for note in log.notes if "digits" in note] == [f"{said}: subtract a constant"]
+    np.savez(tmp_path / "seconds.npz", **rows)
+    assert f"{said}: subtract a constant" in catalog.load(tmp_path / "seconds.npz").notes
+    rows["observations"][:, 1] -= 1.77e9
+    assert not any("digits" in note for note in from_rows("moved", *rows.values()).notes)
+    names, lines = ("utm", "counter", "valve", "reward"), ["utm,counter,valve,reward"]
+    lines += [f"{4.5e6 + 0.1 * (i % 9)},{2**31 + i % 7},0.5,1.0" for i in range(70)]
+    (tmp_path / "plant.csv").write_text("\n".join(lines))
+    mapping = f'observation = ["{names[0]}", "{names[1]}"]\nreward = "reward"\n[action.valve]\nlow = 0.0\nhigh = 1.0\n'
+    (tmp_path / "plant.toml").write_text(mapping)
+    (note,) = (note for note in catalog.load(tmp_path / "plant.csv").notes if "digits" in note)
+    assert note.startswith("'utm', 'counter' lose their last digits (float32 numbers near 4.5e+06 are 0.5 apart")
+
+
+def test_a_sensor_in_a_tiny_unit_is_said() -> None:
+    rows = plant_rows()
+    for column, unit in ((0, 1e-6), (1, 0.0)):
+        for key in ("observations", "next_observations"):
+            rows[key][:, column] *= unit
+    report = lint.inspect(from_rows("metres", *rows.values()))
+    (finding,) = (finding for finding in report.findings if finding.code == "tiny-observations")
+    assert finding.text.startswith("observation dimensions [0] vary by less than 0.01")
+    assert "tiny-observations" not in codes(lint.inspect(plant_log()))
+
+
 def test_a_log_cut_at_every_row_or_of_few_rows_is_said() -> None:
     rng = np.random.default_rng(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import spar
 from spar import api, cli, files
 from spar.data.sources import d4rl
 from spar.evaluate import environments, rollout
 from spar.evaluate.environments import EnvConfig
+from spar.report.console import Display
 from spar.runs import experiment
 from spar.studies import run as studies
 from spar.studies.catalogue import STUDIES
@@ -178,3 +181,15 @@ def test_what_an_algorithm_asks_of_the_data_can_be_set(tmp_path: Path) -> None:
     assert cli.main(["train", str(data), "--out", str(tmp_path / "run"), *flags, *small]) == 0
     needs = experiment.read_config(tmp_path / "run").needs
     assert not needs.standardise and needs.reward == "return-range"
+
+
+def test_training_begins_with_what_the_reader_had_to_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = dataclasses.replace(plant_log(), notes=("units: room [degC]", "'terminals' is read as a time limit"))
+    monkeypatch.setattr(api, "finish", lambda *_: None)
+    monkeypatch.setattr(api.comparison, "execute", lambda *_: iter([("bc", "stopped")]))
+    console = Console(width=200)
+    with console.capture() as said:
+        api.train(log, "bc", out=tmp_path / "run", listener=Display(console))
+        with pytest.raises(SparError, match="every algorithm failed; stopped"):
+            api.compare(log, ["bc"], out=tmp_path / "compare", listener=Display(console))
+    assert said.get().count("plant: units: room [degC]\n") == said.get().count("plant: 'terminals' is read as a time limit\n") == 2

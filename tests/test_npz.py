@@ -39,9 +39,14 @@ def test_spellings_and_types_of_columns(tmp_path: Path) -> None:
     renamed = {new: rows[old].astype(np.float64) for new, old in other.items()} | {"next_obs": rows["next_observations"]}
     read = npz.read(save(tmp_path / "other.npz", renamed), env_id="Plant-v0")
     assert (read.fingerprint, read.env_id, read.name) == (log.fingerprint, "Plant-v0", "other")
-    renamed["done"] = renamed.pop("terminated")
-    read = npz.read(save(tmp_path / "done.npz", renamed))
-    assert read.fingerprint == log.fingerprint
+    ended = renamed.pop("terminated")
+    for done in (ended, np.maximum(ended, renamed["truncated"])):  # old gym's done means either
+        read = npz.read(save(tmp_path / "done.npz", renamed | {"done": done}))
+        assert read.fingerprint == log.fingerprint
+        assert "'done' is read as terminated or truncated" in read.notes[0]
+    del renamed["truncated"]
+    read = npz.read(save(tmp_path / "done.npz", renamed | {"done": ended}))
+    assert read.terminated.sum() == ended.sum()
     assert "'done' is read as terminations" in read.notes[0]
 
 

@@ -101,6 +101,11 @@ def test_table_7_cell_by_cell(task: str) -> None:
         ("D4RL/pointmaze/umaze-v2", "pointmaze-umaze"),
         ("maze2d-large-v1", "maze2d-large"),
         ("my-own-log", None),
+        ("logs/hopper_mixed.hdf5", "hopper-medium-replay"),
+        ("logs/pen-demos-v0-bc-combined.hdf5", "pen-cloned"),
+        ("logs/Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse_fixed.hdf5", "antmaze-large-diverse"),
+        ("logs/maze2d-umaze-sparse-v1.hdf5", "maze2d-umaze"),
+        ("logs/my_hopper_mixed.hdf5", None),
     ],
 )
 def test_datasets_find_their_task(name: str, task: str | None) -> None:
@@ -158,6 +163,10 @@ def test_a_decay_takes_the_steps_of_the_command_line(flags: list[str], monkeypat
 def test_competitors_find_their_familys_settings_by_any_name() -> None:
     for name in ("hopper_expert-v2", "logs/hopper_expert-v2.hdf5", "mujoco/hopper/expert-v0"):
         assert api.configure(name, "lapo").needs.reward == "max" and not api.configure(name, "bcq").needs.standardise
+    for file in ("door-v0_demos_clipped", "door-demos-v0-bc-combined"):
+        assert api.configure(f"logs/{file}.hdf5", "spot").config.online_floor == 0.5
+    ant = api.configure("logs/Ant_maze_u-maze_noisy_multistart_False_multigoal_False_sparse.hdf5", "spot")
+    assert (ant.needs.reward_shift, ant.config.lam) == (-1.0, 0.25)
     unknown = api.configure("my-plant", "iql")
     assert unknown.needs == DataNeeds() and unknown.config.expectile == 0.7
 

@@ -173,7 +173,8 @@ def test_evaluation_in_a_minari_datasets_environment_follows_d4rls_rules() -> No
     assert json.loads(minari._environment({"env_spec": json.dumps(pen)}, notes)[1]) == {"max_episode_steps": 100}
 
 
-def test_minaris_antmaze_stops_the_bootstrap_at_the_goal_as_evaluation_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [{"continuing_task": True}, {}], ids=["said", "by default"])
+def test_minaris_antmaze_stops_the_bootstrap_at_the_goal_as_evaluation_does(arguments: dict[str, Any], tmp_path: Path) -> None:
     """Recorded with continuing_task the ant stays at the goal unterminated, a reward a step; the return is D4RL's success."""
     reward = np.array([0, 0, 1, 1, 0, 0, 0, 0], float)
     ends = np.array([0, 0, 0, 0, 1, 0, 0, 1], bool)
@@ -181,7 +182,7 @@ def test_minaris_antmaze_stops_the_bootstrap_at_the_goal_as_evaluation_does(tmp_
     minari.write_log(tmp_path / "ant", log)
     path = tmp_path / "ant" / "data" / "metadata.json"
     metadata = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("env_id", "env_kwargs")}
-    spec = {"id": "AntMaze_UMaze-v4", "kwargs": {"continuing_task": True}, "max_episode_steps": 700}
+    spec = {"id": "AntMaze_UMaze-v4", "kwargs": arguments, "max_episode_steps": 700}
     path.write_text(json.dumps({**metadata, "env_spec": json.dumps(spec)}))
     found = minari.read(tmp_path / "ant")
     assert found.terminated.tolist() == (found.rewards == 1).tolist() and found.terminated.sum() == 2

@@ -279,7 +279,9 @@ def test_a_guess_is_a_mapping_to_start_from(tmp_path: Path) -> None:
     found = mapping.load(path.with_suffix(".toml"))
     assert (found.observation, found.action, found.reward, found.time) == (("room", "outside"), ("valve_cmd",), "reward", "time")
     assert (found.episode, found.terminated, found.action_low, found.action_high) == ("episode_id", "terminated", (10.0,), (40.0,))
-    assert tables.read(path).lengths.tolist() == [3, 2]
+    assert tables.read(path).lengths.tolist() == [3, 2] and "at time limits too" not in path.with_suffix(".toml").read_text()
+    path.write_text(PLANT.replace("fault", "done"))
+    assert "a 'done' that is 1 at time limits too must not be used" in tables.guess_mapping(path)
 
     written = tmp_path / "own" / "log.parquet"
     written.parent.mkdir()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +26,7 @@ from spar.evaluate.rollout import Evaluator
 from spar.report import compare as compared
 from spar.report import finetune as tuned
 from spar.report import page
-from spar.runs import auto, experiment, finetune_plan, outcome
+from spar.runs import auto, experiment, finetune_plan, limits, outcome
 from spar.runs import compare as comparison
 from spar.runs import finetune as online
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, DataConfig, EvalConfig, RunConfig, algorithm
@@ -61,8 +62,8 @@ class Run:
         than one episode.
         """
         summary, cfg = self.summary, self.config
-        if episodes < 1:
-            raise SparError(f"episodes is {episodes}; it must be at least 1")
+        if episodes < 1 or seed < 0:
+            raise SparError(f"episodes is {episodes}, seed is {seed}; they must be at least 1 and at least 0")
         where = chosen(cfg.env, env)
         if where is None:
             raise SparError(f"{self.folder}: this run names no environment; give one with --env")
@@ -118,7 +119,7 @@ def configure(
 
     With `equal_sizes` a competitor's networks and batches are as large as SPAR's, whatever was published. `settings` are the other fields
     of RunConfig (`loop`, instead of `batch_size` and `log_every`; `data`, `needs`, `eval`). Raises SparError for an unknown algorithm or
-    budget, repeated seeds, or counts that make no sense.
+    budget, repeated seeds, or numbers that make no sense.
     """
     if budget not in BUDGETS:
         raise SparError(f"no budget named '{budget}'; there are: {', '.join(BUDGETS)}")
@@ -160,25 +161,13 @@ def configure(
             **settings,
         },
     )
-    if not cfg.seeds or len(set(cfg.seeds)) != len(cfg.seeds) or min(cfg.seeds) < 0:
-        raise SparError(f"seeds are {list(cfg.seeds)}; give one or more different non-negative numbers")
-    counts = {
-        "steps-anchor": cfg.steps_anchor,
-        "steps-residual": cfg.steps_residual,
-        "episodes": cfg.episodes,
-        "eval.episodes": cfg.eval.episodes,
-        "loop.batch-size": cfg.loop.batch_size,
-        "loop.log-every": cfg.loop.log_every,
-    }
-    for name, count in counts.items():
-        if count < 1:
-            raise SparError(f"{name} is {count}; it must be at least 1")
+    if not cfg.seeds or len(set(cfg.seeds)) != len(cfg.seeds):
+        raise SparError(f"seeds are {list(cfg.seeds)}; give one or more different numbers")
+    limits.check(cfg)
     if kind.data.next_action and not cfg.needs.next_action:
         raise SparError(f"needs.next-action is off; {algo} learns from the logged next action")
     if cfg.eval.every % cfg.loop.log_every:
         raise SparError(f"eval.every is {cfg.eval.every}; it must be a multiple of loop.log-every, {cfg.loop.log_every}")
-    if not 0 <= cfg.data.holdout < 1:
-        raise SparError(f"data.holdout is {cfg.data.holdout}; it is a share of the episodes, at least 0 and below 1")
     return cfg
 
 
@@ -200,11 +189,15 @@ def train(
     cfg = configure(dataset.name if isinstance(dataset, Log) else str(dataset), algo, config, **settings)
     log = dataset if isinstance(dataset, Log) else catalog.load(dataset, tier=cfg.data.tier)
     cfg = dataclasses.replace(cfg, env=environment_for(cfg, log))
+    experiment.rehearse(cfg, log)
     folder = Path(out) if out else default_folder(log.name, cfg.algo)
     experiment.create(folder, cfg, log)
+    if listener:
+        listener.say(f"{folder}: cut off, it goes on with `spar train --resume {shlex.quote(str(folder))}`")
     note = sheets.physics_note(log.name) if cfg.env else None
     if note and listener:
         listener.say(f"warning: {note}")
+    _say_notes(log, listener or Silent())
     return finish(folder, log, listener)
 
 
@@ -258,6 +251,7 @@ def compare(
     cfgs = [dataclasses.replace(cfg, env=env) for cfg in cfgs]
     folder = Path(out) if out else default_folder(log.name, "compare")
     listener.say(f"{folder}: what is finished there is kept; if it is cut off, the same comparison with --out {folder} goes on from here")
+    _say_notes(log, listener)
     failed: dict[str, str] = {}
     for algo, why in comparison.execute(folder, cfgs, log, listener):
         if why:
@@ -313,6 +307,12 @@ def resume_finetune(
     if not (folder / "plots").is_dir():
         tuned.draw(folder, summary)
     return {**summary, "folder": str(folder)}
+
+
+def _say_notes(log: Log, listener: Listener) -> None:
+    """What the reader had to decide: some of it follows from the file's name alone."""
+    for note in log.notes:
+        listener.say(f"{log.name}: {note}")
 
 
 def environment_for(cfg: RunConfig, log: Log) -> EnvConfig | None:

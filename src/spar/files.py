@@ -91,9 +91,13 @@ def read_json(path: Path, advice: str, kind: type = dict) -> Any:
     return document
 
 
+class Busy(SparError):
+    """Another process is at work in a folder."""
+
+
 @contextlib.contextmanager
 def held(folder: Path, doing: str) -> Iterator[None]:
-    """Keeps other processes out of what this one is `doing` in `folder`. Raises SparError where another is at it."""
+    """Keeps other processes out of what this one is `doing` in `folder`. Raises Busy where another is at it."""
     import fcntl  # POSIX alone has it; acting, which has no use for it, goes without
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -101,7 +105,7 @@ def held(folder: Path, doing: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SparError(f"{folder}: another process is {doing} here; wait for it, or choose another folder") from None
+            raise Busy(f"{folder}: another process is {doing} here; wait for it, or choose another folder") from None
         yield
     finally:
         os.close(descriptor)  # which gives the lock back

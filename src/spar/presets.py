@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spar import registry
+from spar.data.sources import d4rl_names
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,14 @@ NEAREST: dict[str, Nearest] = {
 
 
 def task_name(dataset: str) -> str:
-    """The name of a dataset as D4RL writes tasks, without a version: of `hopper_medium_replay-v2`, of a file's path by its stem, and of
-    Minari's `D4RL/pen/human-v2`, `mujoco/hopper/medium-v0` by the parts after the first."""
+    """The name of a dataset as D4RL writes tasks, without a version: of `hopper_medium_replay-v2`, of a file's path by its stem (D4RL's own
+    files, `hopper_mixed.hdf5`, by the dataset that lies in them), and of Minari's `D4RL/pen/human-v2`, `mujoco/hopper/medium-v0` by the
+    parts after the first."""
     path = Path(dataset)
-    named = path.stem if path.suffix.lower() in SUFFIXES else "-".join(path.parts[-2:])
+    if path.name in d4rl_names.FILES:
+        named = d4rl_names.FILES[path.name].name
+    else:
+        named = path.stem if path.suffix.lower() in SUFFIXES else "-".join(path.parts[-2:])
     return re.sub(r"-v\d+$", "", re.sub(r"[_\s]+", "-", named.lower())).removeprefix("d4rl-").removeprefix("minari-")
 
 

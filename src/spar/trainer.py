@@ -327,5 +327,5 @@ def _explain(work: Work, state: State, guard: Guard, data: Data | Feed, seeds: S
     stats = ", ".join(f"{name} in [{float(column.min()):.3g}, {float(column.max()):.3g}]" for name, column in found)
     return (
         f"stage '{work.stage.name}', seed {seeds[i]}: {work.settings.max_consecutive_errors} steps in a row were not finite, from step "
-        f"{step} on ({', '.join(bad)}); batch: {stats}. The last checkpoint is intact; lower the learning rate or check the rewards"
+        f"{step} on ({', '.join(bad)}); batch: {stats}; lower the learning rate or check the rewards"
     )

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,16 +15,20 @@ from rich.table import Table
 
 from spar import presets, registry
 from spar.baselines import presets as baselines
-from spar.cli.common import arg, parse, wide
+from spar.cli.common import arg, parse, plain, wide
 from spar.cli.compare import compare
 from spar.cli.data import data
 from spar.cli.diagnose import diagnose
 from spar.cli.finetune import finetune
 from spar.cli.study import study
+from spar.evaluate.environments import chosen
 from spar.report.console import Display, show
 from spar.runs.config import AUTO, BUDGETS, Budget, DataConfig, EvalConfig, RunConfig, algorithm, to_dict
 from spar.trainer import Settings
 from spar.types import DataNeeds, SparError
+
+if TYPE_CHECKING:
+    from spar.api import Run
 
 USAGE = """usage: spar COMMAND [OPTIONS]
 
@@ -46,6 +50,12 @@ Improve a policy from logged data alone.
 
 
 DEFAULT_DATASET = "hopper-replay"
+GOES_ON = {  # after Ctrl-C
+    "train": "; `spar train --resume RUN` goes on where it was, RUN being the folder that it named first",
+    "finetune": "; `spar finetune --resume NEW` goes on where it was, NEW being the folder that it named first",
+    "compare": "; the same command with `--out DIR`, the folder that it named first, goes on where it was",
+    "study": "; the same command goes on where it was",
+}
 
 
 def train_arguments(base: RunConfig, budget: str) -> type:
@@ -79,6 +89,11 @@ def train(argv: Sequence[str], console: Console) -> None:
     from spar import api
 
     argv = _resume_flag(list(argv))
+    if resume := _peek(argv, "--resume"):
+        _refuse_changes(Path(resume), argv)
+        with Display(console) as display:
+            _finished(console, api.resume(resume, listener=display))
+        return
     algo, budget = _peek(argv, "--algo"), _peek(argv, "--budget") or "quick"
     dataset = argv[0] if argv and not argv[0].startswith("-") else DEFAULT_DATASET
     base = api.configure(dataset, algo, budget=budget)
@@ -88,15 +103,17 @@ def train(argv: Sequence[str], console: Console) -> None:
     if implied != base:  # a dataset that stood elsewhere in the line has its own preset, a rate's decay takes the whole run
         args = parse(train_arguments(implied, budget), argv, "spar train", train.__doc__)
     settings = vars(args)
-    out, resume = settings.pop("out"), settings.pop("resume")
-    if resume:
-        _refuse_changes(resume, argv, settings)
+    del settings["resume"]
     with Display(console) as display:
-        run = api.resume(resume, listener=display) if resume else api.train(out=out, listener=display, **settings)
+        run = api.train(listener=display, **settings)
+    _finished(console, run)
+
+
+def _finished(console: Console, run: Run) -> None:
     summary = run.summary
     show(console, summary)
     cost = f"{summary['seconds']['total']:.0f} s, peak memory {summary['peak_memory_mib']:.0f} MiB"
-    console.print(f"\npage    {run.folder / 'report.html'}\npolicy  {run.folder / 'policy'}\n{cost}", soft_wrap=True)
+    plain(console, f"\npage    {run.folder / 'report.html'}\npolicy  {run.folder / 'policy'}\n{cost}")
 
 
 def evaluate(argv: Sequence[str], console: Console) -> None:
@@ -122,7 +139,7 @@ def report(argv: Sequence[str], console: Console) -> None:
     def arguments(run: Annotated[tyro.conf.Positional[Path], arg("a run directory", metavar="RUN")]) -> Path:
         return api.Run(run).report()
 
-    console.print(str(parse(arguments, argv, "spar report", report.__doc__)), soft_wrap=True)
+    plain(console, str(parse(arguments, argv, "spar report", report.__doc__)))
 
 
 def algos(argv: Sequence[str], console: Console) -> None:
@@ -186,10 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spar: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "spar: interrupted; `spar train --resume RUN`, `spar compare ... --out DIR` or `spar study` as before goes on where it was",
-            file=sys.stderr,
-        )
+        print(f"spar: interrupted{GOES_ON.get(argv[0], '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # who read what this prints, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing at exit fails again
@@ -210,23 +224,33 @@ def _peek(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _refuse_changes(run: Path, argv: Sequence[str], settings: dict[str, Any]) -> None:
-    """A run goes on with its own settings: flags beside --resume that ask for others are a mistake. Raises SparError."""
-    from spar import api
+def _refuse_changes(run: Path, argv: Sequence[str]) -> None:
+    """A run goes on with its own settings: what is typed beside --resume and asks for others is a mistake. Raises SparError."""
     from spar.runs import experiment
     from spar.runs.compare import flat
 
-    own = experiment.asked(run)
-    named = argv[0] if argv and not argv[0].startswith("-") else own.dataset
-    asked = {word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")} - {"out", "resume"}
-    now = dataclasses.replace(api.configure(**settings), env=own.env) if asked else dataclasses.replace(own, dataset=named)
-    before, after = flat(to_dict(own)), flat(to_dict(now))
+    own, out = experiment.asked(run), _peek(argv, "--out")
+    if out is not None and Path(out).resolve() != run.resolve():
+        raise SparError(f"--resume names {run}, --out names {out}; give one of them")
+    now, algo = own, _peek(argv, "--algo")
+    if algo in (None, own.algo):
+        args = parse(train_arguments(own, _peek(argv, "--budget") or "quick"), argv, "spar train", train.__doc__)
+        settings = {name: value for name, value in vars(args).items() if name not in ("algo", "env", "budget", "out", "resume")}
+        if _peek(argv, "--budget"):
+            means = {name: getattr(BUDGETS[args.budget], name) for name in ("steps_anchor", "steps_residual", "seeds")}
+            settings |= {name: value for name, value in means.items() if not _typed(argv, name)}
+        now = dataclasses.replace(own, **settings, env=chosen(own.env, args.env))
+    before, after = flat(to_dict(own)), flat(to_dict(now)) | {"algo": algo or own.algo}
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if changed:
         key = changed[0]
         raise SparError(
             f"{run}: began with {key} {before.get(key)}, these flags say {after.get(key)}; leave them out, or begin a new run with --out"
         )
+
+
+def _typed(argv: Sequence[str], name: str) -> bool:
+    return any(word.split("=")[0].lstrip("-").replace("-", "_") == name for word in argv if word.startswith("--"))
 
 
 def _resume_flag(argv: list[str]) -> list[str]:

@@ -18,6 +18,11 @@ def parse(what: Any, argv: Sequence[str], prog: str, description: str | None) ->
     return tyro.cli(what, args=list(argv), prog=prog, description=description)
 
 
+def plain(console: Console, text: str) -> None:
+    """Paths and the like, as they are: brackets are no markup, and no line is broken in a narrow terminal."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def wide(console: Console, width: int) -> Console:
     """For a table of `width` columns: a terminal keeps its own width and wraps, a file or pipe gets the whole lines."""
     return console if console.is_terminal else Console(width=max(console.width, width), file=console.file)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spar import registry
-from spar.cli.common import arg, parse, wide
+from spar.cli.common import arg, parse, plain, wide
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, Budget, EvalConfig
 
 DEFAULT_ALGOS = ("spar-mlp", "spar-proj", "bc", "td3bc", "iql")
@@ -84,6 +84,6 @@ def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dic
         table.add_row(*cells)
     wide(console, 140).print(table)
     for note in report.notes(document):
-        console.print(note, soft_wrap=True)
+        plain(console, note)
     folder = Path(document["folder"])
-    console.print(f"\npage   {folder / report.PAGE}\ntable  {folder / 'comparison.md'}", soft_wrap=True)
+    plain(console, f"\npage   {folder / report.PAGE}\ntable  {folder / 'comparison.md'}")

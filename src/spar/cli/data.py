@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from spar import files
-from spar.cli.common import arg, parse, wide
+from spar.cli.common import arg, parse, plain, wide
 from spar.data import catalog, lint, sheets
 from spar.data.sources import d4rl, d4rl_names, guess, minari, npz, tables
 from spar.report.lint import show_lint
@@ -73,8 +73,8 @@ def show(argv: Sequence[str], console: Console) -> None:
             console.print("\nhow it was collected", style="bold")
             for key in ("what", "level", "differs_from_d4rl"):
                 for line in [sheet[key]] if isinstance(sheet.get(key), str) else sheet.get(key, []):
-                    console.print(f"  {line}", soft_wrap=True)
-            console.print(f"  made again by: {sheet['recipe']['command']}", soft_wrap=True)
+                    plain(console, f"  {line}")
+            plain(console, f"  made again by: {sheet['recipe']['command']}")
 
     parse(arguments, argv, "spar data show", show.__doc__)
 
@@ -154,7 +154,7 @@ def import_(argv: Sequence[str], console: Console) -> None:
             raise SparError(f"{out}: no format '{out.suffix}'; give one of {', '.join(filter(None, writers))}, or none for Minari")
         writers[out.suffix.lower()](out, log)
         show_lint(console, lint.inspect(log), brief=True)
-        console.print(f"\nwritten  {out}", soft_wrap=True)
+        plain(console, f"\nwritten  {out}")
 
     parse(arguments, argv, "spar data import", import_.__doc__)
 
@@ -168,8 +168,8 @@ def make(argv: Sequence[str], console: Console) -> None:
     ) -> None:
         path = out or catalog.suite_folder() / f"{name}.hdf5"
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheets.make(name, path, lambda text: console.print(text, soft_wrap=True))
-        console.print(f"written  {path}\nsheet    {path.with_suffix('.json')}", soft_wrap=True)
+        sheets.make(name, path, lambda text: plain(console, text))
+        plain(console, f"written  {path}\nsheet    {path.with_suffix('.json')}")
 
     parse(arguments, argv, "spar data make", make.__doc__)
 
@@ -185,7 +185,7 @@ def download(argv: Sequence[str], console: Console) -> None:
             with Progress(*columns, console=console, transient=True) as bar:
                 task = bar.add_task(name, total=None)
                 path = d4rl_names.fetch(name, lambda done, total: bar.update(task, completed=done, total=total))
-        console.print(f"at  {path}", soft_wrap=True)
+        plain(console, f"at  {path}")
 
     parse(arguments, argv, "spar data download", download.__doc__)
 

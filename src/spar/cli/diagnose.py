@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from spar.cli.common import arg, parse
+from spar.cli.common import arg, parse, plain
 from spar.report.console import Display
 
 
@@ -33,7 +33,7 @@ def diagnose(argv: Sequence[str], console: Console) -> None:
         with Display(console) as display:
             runs.execute(run, catalog.load(cfg.dataset, tier=cfg.data.tier), runs.Settings(seeds, env, episodes, branches), display)
         text, pictures = report.write(run)
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-        console.print(f"pictures  {', '.join(path.name for path in pictures.values())}\nin        {run / runs.FOLDER}", soft_wrap=True)
+        plain(console, text)
+        plain(console, f"pictures  {', '.join(path.name for path in pictures.values())}\nin        {run / runs.FOLDER}")
 
     parse(arguments, argv, "spar diagnose", diagnose.__doc__)

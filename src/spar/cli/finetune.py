@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from spar.cli.common import arg, parse
+from spar.cli.common import arg, parse, plain
 from spar.online.loop import Settings
 from spar.report.console import Display
 from spar.runs import experiment
@@ -74,4 +74,4 @@ def finetune(argv: Sequence[str], console: Console) -> None:
         raise SystemExit(130) from None
     report.show(console, summary)
     out = Path(summary["folder"])
-    console.print(f"\nplots   {out / 'plots'}\npolicy  {out / 'policy'}\n{summary['seconds']['total']:.0f} s", soft_wrap=True)
+    plain(console, f"\nplots   {out / 'plots'}\npolicy  {out / 'policy'}\n{summary['seconds']['total']:.0f} s")

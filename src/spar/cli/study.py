@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spar.cli.common import arg, parse, wide
+from spar.cli.common import arg, parse, plain, wide
 from spar.runs.config import Budget
 
 USAGE = """usage: spar study COMMAND [OPTIONS]
@@ -85,7 +85,7 @@ def _evidence(argv: Sequence[str], console: Console) -> None:
     ) -> None:
         from spar.studies import evidence
 
-        console.print(str(evidence.write(results, out)), soft_wrap=True)
+        plain(console, str(evidence.write(results, out)))
 
     parse(arguments, argv, "spar study evidence", _evidence.__doc__)
 
@@ -128,5 +128,5 @@ def _execute(console: Console, studies: Sequence[Any], request: Any) -> None:
         if found.rows:
             wide(console, 200).print(table)
         for line in [*tables.verdicts(document, one.claims, one.regimes, printed.verdicts(one)), *tables.reading(document)]:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-        console.print(f"\nresult  {request.out / one.name}.json\ntable   {request.out / one.name}.md\n", soft_wrap=True, markup=False)
+            plain(console, line)
+        plain(console, f"\nresult  {request.out / one.name}.json\ntable   {request.out / one.name}.md\n")

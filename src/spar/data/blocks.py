@@ -58,11 +58,22 @@ def cache_folder() -> Path:
 
 
 def mapped(shape: tuple[int, ...]) -> np.ndarray:
-    """`Allocate` in a file under the cache folder, memory-mapped; it disappears with the process."""
-    folder = cache_folder() / "mapped"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".f32") as file:  # unlinked at once: the mapping keeps it alive
-        return np.memmap(file, np.float32, "w+", shape=shape) if np.prod(shape) else heap(shape)
+    """`Allocate` in a file under the cache folder, memory-mapped; it disappears with the process. Raises SparError where the folder cannot
+    be written or its disk has no room for all of it."""
+    folder, size = cache_folder() / "mapped", 4 * int(np.prod(shape))
+    if size == 0:
+        return heap(shape)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".f32") as file:  # unlinked at once: the mapping keeps it alive
+            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        raise SparError(
+            f"{folder}: {size} bytes cannot be written there ({error.strerror or error}); free them, or set {CACHE_VARIABLE} to a folder "
+            "with more room"
+        ) from None
 
 
 def gather(source: Matrix, index: np.ndarray, allocate: Allocate = heap) -> np.ndarray:
@@ -141,6 +152,14 @@ def check_box(source: str, field: str, actions: Matrix, low: np.ndarray, high: n
             f"{source}: {place(field, bad.row, column)} is {bad.value:.6g}, outside [{low[column]:.6g}, {high[column]:.6g}] "
             f"({bad.cells} such cells); give the true bounds or rescale"
         )
+
+
+def as_flags(source: str, field: str, array: np.ndarray) -> np.ndarray:
+    """(T,) bool. Raises SparError at the first of the numbers `array` (T,) that is neither 0 nor 1."""
+    odd = np.flatnonzero((array != 0) & (array != 1))
+    if len(odd):
+        raise SparError(f"{source}: '{field}' row {odd[0]} is {array[odd[0]]}; flags are 0 or 1")
+    return array.astype(bool)
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import h5py
+
 from spar.data import memory
 from spar.data.blocks import cache_folder, heap, mapped
 from spar.data.download import Progress
@@ -19,6 +21,7 @@ EMBEDDED: dict[str, str] = {  # the name of a dataset that ships with the packag
     "hopper-replay": "hopper-medium-replay",
 }
 HDF5, NPZ, TABLES = (".hdf5", ".h5"), (".npz",), (".csv", ".parquet")
+PACKED, PICKLED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz"), (".pkl", ".pickle", ".pt", ".pth", ".joblib")
 FORMATS = "a D4RL-layout .hdf5, an .npz, a .csv or .parquet table with its mapping, or a Minari dataset"
 
 
@@ -51,7 +54,7 @@ def load(
         with resources.as_file(resources.files("spar.data") / "embedded" / f"{name}.hdf5") as path:
             return d4rl.read(path, name, env_id, strict)
     made = suite_folder() / f"{name}.hdf5"
-    if made.is_file():
+    if made.is_file() and Path(name).name == name:  # no path, which would lead out of the folder
         return _hdf5(made, name, env_id, tier, strict)
     if d4rl_names.find(name):
         return d4rl_names.read(name, strict, progress=progress)
@@ -71,17 +74,23 @@ def load(
     if path.is_dir():
         raise SparError(f"{name}: a directory without a Minari dataset (data/main_data.hdf5) in it; give {FORMATS}")
     if path.is_file():
+        if suffix in PACKED:
+            raise SparError(f"{name}: a packed file; unpack it, and give {FORMATS}")
+        if suffix in PICKLED:
+            raise SparError(f"{name}: pickles are never loaded, since they can run anything; save the arrays as {FORMATS}")
+        if path.stat().st_size and not h5py.is_hdf5(path):
+            raise SparError(f"{name}: not a format that is read here; give {FORMATS}")
         return _hdf5(path, None, env_id, tier, strict)
     raise SparError(_unknown(name))
 
 
 def _hdf5(path: Path, name: str | None, env_id: str | None, tier: str, strict: bool) -> Log:
-    to_files = path.is_file() and _to_files(tier, d4rl.matrix_bytes(path))
+    to_files = path.is_file() and _to_files(tier, d4rl.reading_bytes(path))
     return d4rl.read(path, name, env_id, strict, mapped if to_files else heap, lazy=to_files)
 
 
-def _to_files(tier: str, matrix_bytes: int) -> bool:
-    return tier == "mapped" or (tier == "auto" and not memory.log_fits(matrix_bytes))
+def _to_files(tier: str, reading_bytes: int) -> bool:
+    return tier == "mapped" or (tier == "auto" and not memory.log_fits(reading_bytes))
 
 
 def _unknown(name: str) -> str:

@@ -94,18 +94,26 @@ class Log:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over every array, 16 hex digits: equal logs have equal fingerprints, whatever file they came from."""
+        """SHA-256 over every array, 16 hex digits: equal logs have equal fingerprints, whatever file they came from. The action box, which
+        decides how actions are scaled, counts where it is not [-1, 1] in every dimension."""
         digest = hashlib.sha256()
-        for array in (self.observations, self.actions, self.rewards, self.terminated, self.truncated, self.lengths):
+        arrays = [self.observations, self.actions, self.rewards, self.terminated, self.truncated, self.lengths]
+        if not ((self.action_low == -1).all() and (self.action_high == 1).all()):
+            arrays += [self.action_low, self.action_high]
+        for array in arrays:
             digest.update(str((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Log, Log | None]:
-        """(training, held-out) logs of whole episodes; held-out is None when `fraction` is 0 or too small for one episode."""
+        """(training, held-out) logs of whole episodes; held-out is None when `fraction` is 0 or too small for one episode. Raises SparError
+        where none would be left to train on."""
         held = round(fraction * len(self.lengths))
         if held == 0:
             return self, None
+        if held >= len(self.lengths):
+            what = f"holdout {fraction:g} of {len(self.lengths)} episodes leaves none to train on"
+            raise SparError(f"{self.source or self.name}: {what}; hold out less, or give more episodes")
         chosen = np.zeros(len(self.lengths), bool)
         chosen[np.random.default_rng(seed).permutation(len(self.lengths))[:held]] = True
         return self.pick(~chosen), self.pick(chosen)

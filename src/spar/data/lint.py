@@ -12,14 +12,16 @@ import numpy as np
 
 from spar.data.blocks import BOX_TOLERANCE, gather
 from spar.data.episodes import Log
+from spar.data.scalers import STD_FLOOR
 
 Level = Literal["error", "warning"]
 BINS = 20
 LOOKED_AT = 200_000  # steps, evenly spaced, for what cannot be counted in one pass
 NEIGHBOUR_SAMPLE, NEIGHBOUR_POOL = 500, 20_000
 JUMP, JUMP_TO_START = 50.0, 8.0  # times the median step: a jump, and one that lands where episodes start
-SATURATED_SHARE, DUPLICATE_SHARE, SINGLE_SHARE = 0.5, 0.05, 0.5
+SATURATED_SHARE, DUPLICATE_SHARE, SINGLE_SHARE, BOTH_SHARE = 0.5, 0.05, 0.5, 0.5
 FEW_EPISODES, FEW_TRANSITIONS = 20, 1_000
+TINY = 10 * STD_FLOOR  # a standard deviation that the floor makes much smaller than 1
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def _ends(log: Log) -> dict[str, Any]:
     return {
         "terminated": int(log.terminated.sum()),
         "truncated": int(log.truncated.sum()),
+        "terminated_and_truncated": int((log.terminated & log.truncated).sum()),
         "terminated_inside_episodes": int(log.terminated.sum() - log.terminated[last].sum()),
     }
 
@@ -124,8 +127,12 @@ def _dimensions(log: Log) -> dict[str, Any]:
     obs, actions = gather(log.observations, log.obs_index[index]), gather(log.actions, index)
     span = log.action_high - log.action_low
     at_edge = (actions <= log.action_low + BOX_TOLERANCE * span) | (actions >= log.action_high - BOX_TOLERANCE * span)
+    constant = (obs == obs[0]).all(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        tiny = obs.std(0, dtype=np.float64) < TINY
     return {
-        "constant_observations": np.flatnonzero((obs == obs[0]).all(0)).tolist(),
+        "constant_observations": np.flatnonzero(constant).tolist(),
+        "tiny_observations": np.flatnonzero(tiny & ~constant).tolist(),
         "constant_actions": np.flatnonzero((actions == actions[0]).all(0)).tolist(),
         "duplicate_observations": _equal_columns(obs),
         "saturated_actions": [round(float(share), 4) for share in at_edge.mean(0)],
@@ -218,6 +225,10 @@ def _findings(log: Log, n: dict[str, Any]) -> list[Finding]:
     say("warning", "limit-as-end", cut_as_end > 0.2 * n["episodes"] and n["truncated"] == 0 and n["episodes"] > 4 and full > 1,
         f"{cut_as_end} episodes terminate at exactly {full} steps and none is truncated: a time limit was probably logged as a "
         "termination, and the value of what comes after would be lost; log it as truncated")  # fmt: skip
+    both = n["terminated_and_truncated"]
+    say("warning", "both-ends", both > 1 and both > BOTH_SHARE * n["truncated"], f"{both:,} of {n['truncated']:,} truncated steps are "
+        "terminated too, as where 'done' means either end: what comes after a time limit would be worth nothing; clear 'terminated' "
+        "there")  # fmt: skip
     say("warning", "no-return", n["returns"] is None, "no episode is finished: there is no logged return to compare with")
     say("warning", "few-episodes", n["episodes"] < FEW_EPISODES,
         f"only {n['episodes']} episodes: what is held out says little, and intervals over logged returns are wide")  # fmt: skip
@@ -235,6 +246,9 @@ def _findings(log: Log, n: dict[str, Any]) -> list[Finding]:
         n["constant_observations"],
         f"observation dimensions {n['constant_observations']} never vary: at run time any other value there counts as out of range",
     )
+    say("warning", "tiny-observations", n["tiny_observations"], f"observation dimensions {n['tiny_observations']} vary by less than "
+        f"{TINY:g} (standard deviation): beside the floor of {STD_FLOOR:g} added to it they shrink or vanish; give them in another "
+        "unit")  # fmt: skip
     say(
         "warning",
         "duplicate-observations",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,9 @@ from spar.data.episodes import Log
 
 Tier = Literal["device", "host", "mapped"]
 SHARE = 0.5  # of the available memory that a log may take
-CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
+SYSTEM = Path("/")  # below which the kernel's files lie
+V2 = ("sys/fs/cgroup", "memory.max", "memory.current", "")  # of control groups: mount, limit, usage, prefix of counts with those below
+V1 = {"memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")}
 
 
 class Plan(NamedTuple):
@@ -25,10 +28,7 @@ class Plan(NamedTuple):
 
 def available() -> int:
     """Bytes of memory that this process may still take: what is free, within the limits of its control group and its own."""
-    limits = [_free()]
-    for path in CGROUP_LIMITS:
-        if (file := Path("/") / path).is_file() and (text := file.read_text().strip()).isdigit():
-            limits.append(int(text))
+    limits = [_free(), *_left_in_groups()]
     used = _resident()
     for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
         soft = resource.getrlimit(kind)[0]
@@ -37,10 +37,36 @@ def available() -> int:
     return min(limits)
 
 
+def _left_in_groups() -> Iterator[int]:
+    """Bytes left in the control group of this process, and in each of those that hold it, where they have a limit; file cache, which the
+    kernel drops when memory is needed, counts as left."""
+    for line in _text(SYSTEM / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", *V1):
+            continue
+        mount, limit, usage, total = V1.get(controllers, V2)
+        place = Path(path.lstrip("/"))
+        for folder in (SYSTEM / mount / part for part in (place, *place.parents)):
+            if (room := _number(folder / limit)) is not None:
+                stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+                cached = sum(int(stat.get(f"{total}{kind}_file", 0)) for kind in ("active", "inactive"))
+                yield max(0, room - max(0, (_number(folder / usage) or 0) - cached))
+
+
+def _number(path: Path) -> int | None:
+    return int(text) if (text := _text(path).strip()).isdigit() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 def _free() -> int:
     """Bytes that the system can give without swapping, reclaimable file cache included where it says so."""
-    info = Path("/proc/meminfo")
-    for line in info.read_text().splitlines() if info.is_file() else []:
+    for line in _text(SYSTEM / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
@@ -48,14 +74,14 @@ def _free() -> int:
 
 def _resident() -> dict[int, int]:
     """Bytes that count against the limits on data and on address space."""
-    pages = [int(number) for number in Path("/proc/self/statm").read_text().split()] if Path("/proc/self/statm").is_file() else [0] * 6
+    pages = [int(number) for number in _text(SYSTEM / "proc/self/statm").split()] or [0] * 6
     page = os.sysconf("SC_PAGE_SIZE")
     return {resource.RLIMIT_AS: pages[0] * page, resource.RLIMIT_DATA: pages[5] * page}
 
 
-def log_fits(matrix_bytes: int) -> bool:
-    """Whether a log with matrices of that size can be read into memory at all."""
-    return matrix_bytes <= SHARE * available()
+def log_fits(reading_bytes: int) -> bool:
+    """Whether a log that takes so much while it is read can be read into memory at all."""
+    return reading_bytes <= SHARE * available()
 
 
 def device_bytes(rows: int, obs_dim: int, act_dim: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from spar.data.blocks import (
     Allocate,
     Matrix,
     Place,
+    as_flags,
     as_float32,
     cell,
     check_box,
@@ -21,6 +23,7 @@ from spar.data.blocks import (
     spans,
 )
 from spar.data.episodes import Log, Problem
+from spar.data.rounding import Rounding, note
 from spar.types import SparError
 
 JUMPED = "the successor is not the next row"
@@ -81,6 +84,19 @@ class Rows:
             check_finite(self.source, name, matrix, self.place)
         assert self.action_low is not None and self.action_high is not None
         check_box(self.source, "actions", self.action, self.action_low, self.action_high, self.place)
+
+    def note_rounding(self) -> None:
+        """A note for each matrix in memory that float32 rounds too much; one still in its file is not read once more for that."""
+        for name in ("observations", "actions"):
+            matrix = self.columns[name]
+            if not isinstance(matrix, np.ndarray) or np.can_cast(matrix.dtype, np.float32):
+                continue
+            rounding = Rounding()
+            for span in spans(len(matrix), matrix.shape[1]):
+                rounding.add(matrix[span])
+            coarse = rounding.coarse()
+            if coarse:
+                self.notes.append(note([f"'{name}' column {one.column}" for one in coarse], coarse[0]))
 
     def mark_ends(self) -> np.ndarray:
         """(T,) bool, the last row of every episode; cuts that no flag marks are added to `truncated`, with a note."""
@@ -143,6 +159,7 @@ class Rows:
         """
         if strict:
             self.check()
+        self.note_rounding()
         end, notes, truncated = self.mark_ends(), self.notes, self.truncated
         if not end[-1] or not (self.terminated | self.truncated)[-1]:
             notes.append("the last episode is unfinished: its rows train, its return is not counted")
@@ -211,26 +228,64 @@ def from_rows(
     terminated: np.ndarray,
     truncated: np.ndarray,
     next_obs: np.ndarray | None = None,
-    action_low: np.ndarray | None = None,
-    action_high: np.ndarray | None = None,
+    action_low: np.ndarray | float | None = None,
+    action_high: np.ndarray | float | None = None,
     env_id: str | None = None,
 ) -> Log:
     """A log from arrays in time order: obs (T, obs_dim), action (T, act_dim) inside [action_low, action_high], the rest (T,).
 
     With `next_obs` (T, obs_dim) every row is kept, and a row whose successor is not the next row's observation ends an episode even where
     no flag says so. Without it, the last row of a truncated or unfinished episode has no successor: the row is left out, its observation
-    becomes the episode's final one. Raises SparError, naming field and row, for shapes that do not fit and values that cannot be trusted.
+    becomes the episode's final one. Vectors may be (T, 1); flags are True or False, 1 or 0. A bound is one number, or one for each action.
+    Raises SparError, naming field and row, for shapes that do not fit and values that cannot be trusted.
     """
-    obs, action, reward = np.asarray(obs), np.asarray(action), np.asarray(reward).reshape(-1)
-    columns = {"observations": obs, "actions": action, "rewards": reward, "terminated": terminated, "truncated": truncated}
+    given = {"observations": obs, "actions": action, "rewards": reward, "terminated": terminated, "truncated": truncated}
+    columns = {field_name: _array(name, field_name, column) for field_name, column in given.items()}
     if next_obs is not None:
-        columns["next_observations"] = next_obs = np.asarray(next_obs)
+        columns["next_observations"] = _array(name, "next_observations", next_obs)
+        if columns["next_observations"].shape[1] != columns["observations"].shape[1]:
+            widths = [columns[key].shape[1] for key in ("next_observations", "observations")]
+            raise SparError(f"{name}: 'next_observations' has {widths[0]} columns, 'observations' {widths[1]}; give the same ones")
     for field_name, column in columns.items():
-        if len(column) != len(obs):
-            raise SparError(f"{name}: '{field_name}' has {len(column)} rows but 'observations' has {len(obs)}")
-        if field_name.endswith(("observations", "actions")) and np.ndim(column) != 2:
-            raise SparError(f"{name}: '{field_name}' has shape {np.shape(column)}, expected (rows, dimensions)")
-    rows = Rows(
-        name, obs, action, reward, terminated, truncated, next_obs, action_low=action_low, action_high=action_high, env_id=env_id
-    )  # fmt: skip
-    return rows.log(name)
+        if len(column) != len(columns["observations"]):
+            raise SparError(f"{name}: '{field_name}' has {len(column)} rows but 'observations' has {len(columns['observations'])}")
+    low, high = (
+        None if found is None else bound(name, f"'{key}'", found, columns["actions"].shape[1])
+        for key, found in (("action_low", action_low), ("action_high", action_high))
+    )
+    return Rows(
+        name, columns["observations"], columns["actions"], columns["rewards"], columns["terminated"], columns["truncated"],
+        columns.get("next_observations"), action_low=low, action_high=high, env_id=env_id,
+    ).log(name)  # fmt: skip
+
+
+def _array(source: str, field_name: str, found: Any) -> np.ndarray:
+    """What a user gave as (T, D) or (T,) numbers, or (T,) bool for a flag. Raises SparError where it is something else."""
+    is_flag, is_matrix = field_name in ("terminated", "truncated"), field_name.endswith(("observations", "actions"))
+    array = _numbers(source, f"'{field_name}'", found, "flags (True or False, 1 or 0)" if is_flag else "numbers")
+    if array.ndim != 2 if is_matrix else array.shape not in ((array.size,), (array.size, 1)):
+        expected = "(rows, dimensions)" if is_matrix else "(rows,) or (rows, 1)"
+        raise SparError(f"{source}: '{field_name}' has shape {array.shape}, expected {expected}")
+    if is_matrix:
+        if array.shape[1] == 0:
+            raise SparError(f"{source}: '{field_name}' has shape {array.shape}: no dimensions")
+        return array
+    return as_flags(source, field_name, array.reshape(-1)) if is_flag else array.reshape(-1)
+
+
+def bound(source: str, what: str, found: Any, width: int) -> np.ndarray:
+    """(width,) float32, of one number for each of `width` actions, or one for all. Raises SparError, naming `what`, for anything else."""
+    array = _numbers(source, what, found, "numbers")
+    if array.ndim and array.size != width:
+        raise SparError(f"{source}: {what} has {array.size} numbers, 'actions' {width} dimensions")
+    return np.broadcast_to(as_float32(array).reshape(-1), width)
+
+
+def _numbers(source: str, what: str, found: Any, expected: str) -> np.ndarray:
+    try:
+        array = np.asarray(found)
+    except (TypeError, ValueError):
+        raise SparError(f"{source}: {what} is no array; give {expected} in rows of equal length") from None
+    if array.dtype.kind not in "biuf":
+        raise SparError(f"{source}: {what} {'is None' if found is None else f'has type {array.dtype}'}; it must be {expected}")
+    return array

@@ -8,7 +8,7 @@ EVALUATION: dict[str, dict[str, Any]] = {  # beginning of an environment's id ->
     "AntMaze": {"continuing_task": False},  # reaching the goal ends the episode: the return is its success
     "AdroitHandPen": {"max_episode_steps": 100},
 }
-
+OWN = {"AntMaze": {"continuing_task": True}}  # what gymnasium-robotics does where the arguments do not say
 
 GOES_ON = "recorded beyond the goal: rows that reach it are read as terminated, episodes go on, returns count up to the first"
 
@@ -22,6 +22,15 @@ def walks_on(env_id: str | None, notes: list[str]) -> bool:
     return found
 
 
+def recorded(env_id: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with which an environment was made, its own defaults among them where they matter here."""
+    return {**_of(OWN, env_id), **arguments}
+
+
 def evaluation(env_id: str) -> dict[str, Any]:
     """The arguments that make an environment as D4RL evaluates in it; empty where the two agree."""
-    return next((found for task, found in EVALUATION.items() if env_id.split("/")[-1].startswith(task)), {})
+    return _of(EVALUATION, env_id)
+
+
+def _of(table: dict[str, dict[str, Any]], env_id: str) -> dict[str, Any]:
+    return next((found for task, found in table.items() if env_id.split("/")[-1].startswith(task)), {})

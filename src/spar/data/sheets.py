@@ -17,8 +17,8 @@ from spar.types import SparError
 
 
 def find(name: str) -> dict[str, Any] | None:
-    """The data sheet of an embedded dataset or one of the suite, or None."""
-    for part in (Path("embedded"), Path("recipes") / "sheets"):
+    """The data sheet of an embedded dataset or one of the suite, or None, as for any path."""
+    for part in (Path("embedded"), Path("recipes") / "sheets") if Path(name).name == name else ():
         file = resources.files("spar.data") / str(part) / f"{name}.json"
         if file.is_file():
             return dict(json.loads(file.read_text()))

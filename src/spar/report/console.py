@@ -6,13 +6,19 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from spar.runs import auto
 
 ROWS = {"behaviour": "logged behaviour", "anchor": "anchor", "ungated": "SPAR ungated", "policy": "SPAR"}
+
+
+def whole(width: int) -> Column:
+    """A column that keeps its width in a narrow terminal, where the note gives way."""
+    return Column(no_wrap=True, min_width=width)
 
 
 class RateColumn(ProgressColumn):
@@ -27,10 +33,16 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         columns = (
-            TextColumn("{task.description:<20}"), BarColumn(bar_width=28), MofNCompleteColumn(), RateColumn(),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
-        )  # fmt: skip
-        self.bars = Progress(*columns, console=console)
+            TextColumn("{task.description}", table_column=whole(20)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=28)),
+            MofNCompleteColumn(table_column=whole(11)),
+            RateColumn(table_column=whole(6)),
+            TimeElapsedColumn(table_column=whole(7)),
+            TextColumn("ETA", table_column=whole(3)),
+            TimeRemainingColumn(table_column=whole(7)),
+            TextColumn("[dim]{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=2)),
+        )
+        self.bars = Progress(*columns, console=console, expand=True)
         self.task: Any = None
 
     def __enter__(self) -> Display:
@@ -55,14 +67,14 @@ class Display:
             self.console.print(f"{self.name}: {done}/{self.total}" + (f", {speed:.0f}/s" if speed else ""))
 
     def say(self, text: str) -> None:
-        self.console.print(f"  {text}")
+        self.console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show(console: Console, summary: dict[str, Any]) -> None:
     """The table of *logged behaviour / anchor / SPAR ungated / SPAR* and the verdict; or what is known offline."""
     dataset = summary["dataset"]
     size = f"{dataset['transitions']:,} transitions, {dataset['episodes']} episodes, {dataset['fingerprint']}"
-    console.print(f"\n[bold]{dataset['name']}[/] ({size}), {summary['algo']}, seeds {', '.join(map(str, summary['seeds']))}")
+    console.print(f"\n[bold]{escape(dataset['name'])}[/] ({size}), {summary['algo']}, seeds {', '.join(map(str, summary['seeds']))}")
     if summary.get("choice"):
         console.print(auto.sentence(summary["choice"]), highlight=False, markup=False)
     if summary["intervals"] is None:
@@ -84,9 +96,7 @@ def show(console: Console, summary: dict[str, Any]) -> None:
         normalised = summary["normalised"]
         shares = {"policy": percent(summary["gate"]["acceptance"]), "ungated": "100 %", "anchor": "0 %"} if summary["gate"] else {}
         accepts = shares.get(key, "")
-        table.add_row(
-            label, f"{row['mean']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]", f"{normalised[key]:.1f}" if normalised else "-", accepts
-        )
+        table.add_row(label, f"{row['mean']:.1f}", interval(summary, row), f"{normalised[key]:.1f}" if normalised else "-", accepts)
     console.print(table)
     console.print(verdict(summary))
 
@@ -96,7 +106,8 @@ def show_offline(console: Console, summary: dict[str, Any]) -> None:
     mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
     console.print(f"No return was measured: no environment was named (--env). On {summary['offline']['measured_on']}:")
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("action error of the anchor", f"{mean['action_rmse']:.4f}", "root mean square, your units")
+    whose = "anchor" if summary["gate"] else "policy"
+    table.add_row(f"action error of the {whose}", f"{mean['action_rmse']:.4f}", "root mean square, your units")
     if summary["gate"]:
         accepted = f"a state; {mean['predicted_gain_accepted']:.3g} where accepted; units of return"
         table.add_row("gate accepts", percent(summary["gate"]["acceptance"]), "of states")
@@ -110,13 +121,25 @@ def labels(summary: dict[str, Any]) -> dict[str, str]:
     return ROWS if summary["gate"] else {**ROWS, "policy": summary["algo"]}
 
 
+def alone(summary: dict[str, Any]) -> bool:
+    """Whether every policy was evaluated in a single episode, which has no spread."""
+    return sum(map(len, summary["returns"]["policy"])) == 1
+
+
+def interval(summary: dict[str, Any], row: dict[str, float]) -> str:
+    """[12.3, 45.6]; nothing where there was one episode."""
+    return "-" if alone(summary) and row["low"] == row["high"] else f"[{row['low']:.1f}, {row['high']:.1f}]"
+
+
 def verdict(summary: dict[str, Any]) -> str:
     """One sentence on the gain over the anchor, as the interval allows it and no further."""
     if summary["gain"] is None:
         row = summary["intervals"]["policy"]
-        interval = f"[{row['low']:.1f}, {row['high']:.1f}]"
-        return f"{summary['algo']} returns {row['mean']:.1f}, 95 % interval {interval}; it has no anchor and no gate."
+        spread = "in its one episode" if alone(summary) else f"95 % interval {interval(summary, row)}"
+        return f"{summary['algo']} returns {row['mean']:.1f}, {spread}; it has no anchor and no gate."
     gain = summary["gain"]["policy_over_anchor"]
+    if alone(summary):
+        return f"One episode cannot tell SPAR from its anchor: gain {gain['mean']:+.1f} there; evaluate more (--episodes)."
     if gain["low"] > 0:
         word = "better than its anchor"
     elif gain["high"] < 0:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spar import files
 from spar.report import plots
-from spar.report.console import labels, percent, verdict
+from spar.report.console import interval, labels, percent, verdict
 from spar.runs import auto, environment, experiment, health
 
 
@@ -48,7 +48,12 @@ def _rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     normalised = summary["normalised"] or {}
     return [
-        {"label": label, "score": normalised.get(key), **summary["intervals"][key]}
+        {
+            "label": label,
+            "score": normalised.get(key),
+            "mean": summary["intervals"][key]["mean"],
+            "interval": interval(summary, summary["intervals"][key]),
+        }
         for key, label in labels(summary).items()
         if key in summary["intervals"]
     ]

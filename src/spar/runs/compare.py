@@ -60,6 +60,8 @@ def execute(
         if not (run / "summary.json").is_file():
             try:
                 experiment.execute(run, log, Named(listener or Silent(), f"{number}/{len(named)} {name}"), folder / CACHE)
+            except files.Busy:
+                raise
             except SparError as error:
                 why = str(error)
             jax.clear_caches()  # compiled programs hold memory, and memory maps, whose number the kernel limits for each process

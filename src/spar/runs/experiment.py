@@ -34,6 +34,12 @@ def create(folder: Path, cfg: RunConfig, log: Log) -> None:
         files.write_json(new / environment.NAME, {**surroundings(), "dataset": describe_log(log)})
 
 
+def rehearse(cfg: RunConfig, log: Log) -> None:
+    """Raises SparError, before anything is written, for settings that do not fit each other or the log."""
+    first = auto.resolve(cfg, CHOICES[0]) if cfg.algo == AUTO else cfg
+    jax.eval_shape(lambda key: algorithm(cfg.algo).init(first.config, log.spec, key), jax.random.key(0))
+
+
 def asked(folder: Path) -> RunConfig:
     """The run as it was asked for, its algorithm perhaps `auto`. Raises SparError when `folder` is not a run directory."""
     path = folder / "config.json"
@@ -157,9 +163,21 @@ class _Experiment:
         rows = self.rows.on_device() if plan.tier == "device" else self.rows
         self.stage_shown = -1
         self.mark = time.monotonic()
-        snapshot = trainer.run(self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk)
+        try:
+            snapshot = trainer.run(self.algo, self.cfg.config, rows, self.cfg.seeds, self.steps, self.cfg.loop, snapshot, self._on_chunk)
+        except trainer.Halted as error:
+            for table in (self.metrics, self.returns):  # a resumed run drops what lies beyond its checkpoint
+                table.write()
+            raise trainer.Halted(f"{error}; {self._left()}") from None
         self._save(snapshot)
         return snapshot
+
+    def _left(self) -> str:
+        """What a run that halts leaves to go on from."""
+        counts = [int(path.name) for path in self.checkpoints.folder.iterdir() if path.name.isdecimal()]
+        return (
+            f"its last checkpoint, of update {max(counts)}, is intact" if counts else "it has no checkpoint yet, so begin in a new folder"
+        )
 
     def _begin_further(self, cache: Cache, snapshot: trainer.Snapshot) -> trainer.Snapshot:
         """The end of the first stage where `cache` has it, else `snapshot`."""

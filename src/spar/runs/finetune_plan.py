@@ -13,6 +13,7 @@ from spar import files, registry
 from spar.deploy import exports
 from spar.evaluate.environments import EnvConfig, chosen
 from spar.online import loop as online
+from spar.runs import limits
 from spar.runs.config import RunConfig, from_dict, to_dict
 from spar.runs.experiment import read_config, read_summary
 from spar.types import SparError
@@ -62,6 +63,7 @@ def configure(
         raise SparError(f"new-share is {found.new_share}; of a batch of {cfg.loop.batch_size} it must leave both lived and logged rows")
     if eval_every % found.block:
         raise SparError(f"eval-every is {eval_every}; it must be a multiple of block, {found.block}")
+    limits.check(cfg.config if config is None else config)
     return Config(str(run), where, kept, found, cfg.config if config is None else config, eval_every, episodes or cfg.episodes)
 
 

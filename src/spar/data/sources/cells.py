@@ -92,8 +92,9 @@ def flags(array: pa.Array, column: str, spot: Spot) -> np.ndarray:
 
 def times(array: pa.Array, column: str, spot: Spot) -> np.ndarray:
     """(rows,) int64 or float64: numbers, or dates and times (ISO 8601 in text, UTC where it names no zone)."""
+    array = _plain(array)
     spot.fail_at_empty(column, array)
-    if not spot.text:
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
         if pa.types.is_temporal(array.type):
             return _numpy(pc.cast(pc.cast(array, _integer(array.type)), pa.int64()))
         return _numpy(array) if pa.types.is_integer(array.type) else numbers(array, column, spot)
@@ -103,7 +104,7 @@ def times(array: pa.Array, column: str, spot: Spot) -> np.ndarray:
         except pa.ArrowInvalid:
             continue
     if re.match(NUMBER, array[0].as_py().strip()):
-        return numbers(array, column, spot)
+        return _parsed(array, column, spot)
     return np.array([_instant(cell, offset, column, spot) for offset, cell in enumerate(array.to_pylist())], np.int64)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from spar.data.blocks import Matrix, as_float32
+from spar.data.blocks import Matrix, as_flags, as_float32
 from spar.data.episodes import Log
-from spar.data.rows import Rows
+from spar.data.rows import Rows, bound
 from spar.types import SparError
 
 MATRICES = ("observations", "actions", "next_observations")
@@ -29,9 +29,11 @@ RETURNS = "metadata/episode_returns"  # (E,), as the log that was written states
 
 @dataclass(frozen=True)
 class Family:
-    """How the files of a D4RL family must be read (Fu et al. 2020; the issues of their repository name the pitfalls)."""
+    """How the files of a D4RL family must be read (Fu et al. 2020; the issues of their repository name the pitfalls). A name alone proves
+    nothing: it counts where the sizes are the family's too."""
 
     pattern: str  # of a dataset's or an environment's name
+    sizes: tuple[tuple[int, int], ...]  # (obs_dim, act_dim), D4RL's first, then those of its successors
     terminal_ends: bool = True  # AntMaze: a relabelled goal hit stops the bootstrap, the ant walks on
     terminals_are_ends: bool = False  # Kitchen: 'terminals' marks the end of a demonstration, not of the task
     horizon: int | None = None  # steps after which an episode is cut where the file has no 'timeouts'
@@ -39,26 +41,33 @@ class Family:
 
 
 ANTMAZE_JUMP = ((0, 1), 1.0)  # an ant moves a fraction of this in one step
+ANTMAZE_SIZES = ((29, 8), (31, 8), (107, 8), (109, 8))  # an ant's 27 or 105 numbers after its position, or that and its goal
 FAMILIES = (
-    Family("ant_?maze.*u-?maze", terminal_ends=False, horizon=700, jump=ANTMAZE_JUMP),
-    Family("ant_?maze", terminal_ends=False, horizon=1000, jump=ANTMAZE_JUMP),
-    Family("kitchen", terminals_are_ends=True, horizon=280),
-    Family("pen|adroithandpen", horizon=100),
-    Family("door|hammer|relocate|adroithand(door|hammer|relocate)", horizon=200),
-    Family("halfcheetah|hopper|walker2d|walker|ant", horizon=1000),
+    Family("ant_?maze.*u-?maze", ANTMAZE_SIZES, terminal_ends=False, horizon=700, jump=ANTMAZE_JUMP),
+    Family("ant_?maze", ANTMAZE_SIZES, terminal_ends=False, horizon=1000, jump=ANTMAZE_JUMP),
+    Family("kitchen", ((60, 9),), terminals_are_ends=True, horizon=280),
+    Family("(adroithand)?pen", ((45, 24),), horizon=100),
+    Family("(adroithand)?door", ((39, 28),), horizon=200),
+    Family("(adroithand)?hammer", ((46, 26),), horizon=200),
+    Family("(adroithand)?relocate", ((39, 30),), horizon=200),
+    Family("hopper", ((11, 3),), horizon=1000),
+    Family("halfcheetah|walker2d|walker", ((17, 6),), horizon=1000),
+    Family("ant", ((111, 8), (27, 8), (105, 8)), horizon=1000),
     *(
-        Family(f"(maze2d|pointmaze).*{size}(dense)?", horizon=h)
+        Family(f"(maze2d|pointmaze).*{size}(dense)?", ((4, 2), (6, 2), (8, 2)), horizon=h)
         for size, h in (("open", 150), ("umaze", 300), ("medium", 600), ("large", 800))
     ),
 )
-UNKNOWN = Family("")
+UNKNOWN = Family("", ())
 
 
-def family_of(*names: str | None) -> Family:
-    """The family that the first telling name (of a dataset, a file, an environment) belongs to; UNKNOWN where none tells."""
+def family_of(*names: str | None, sizes: tuple[int, int] | None = None) -> Family:
+    """The family that the first telling name (of a dataset, a file, an environment) belongs to, of those with `sizes` (obs_dim, act_dim)
+    where given; UNKNOWN where none tells."""
     for name in filter(None, names):
         for family in FAMILIES:
-            if re.match(rf"(mini_)?({family.pattern})([^a-z]|$)", name.lower().split("/")[-1]):
+            fits = sizes is None or sizes in family.sizes
+            if fits and re.match(rf"(mini_)?({family.pattern})([^a-z]|$)", name.lower().split("/")[-1]):
                 return family
     return UNKNOWN
 
@@ -84,16 +93,11 @@ def column(source: str, key: str, found: Any, keep_matrix: bool = False) -> Matr
     if is_matrix:
         return array
     array = array.reshape(-1)
-    if is_flag:
-        odd = np.flatnonzero((array != 0) & (array != 1))
-        if len(odd):
-            raise SparError(f"{source}: '{key}' row {odd[0]} is {array[odd[0]]}; flags are 0 or 1")
-        return array.astype(bool)
-    return array
+    return as_flags(source, key, array) if is_flag else array
 
 
 def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str, Any], names: tuple[str | None, ...]) -> Rows:
-    """Rows of checked `columns`; `names` (most telling first) decide the family.
+    """Rows of checked `columns`; `names` (most telling first) decide the family, if the sizes are its own.
 
     Raises SparError when columns disagree in length or width.
     """
@@ -109,16 +113,16 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
             f"{source}: 'next_observations' has shape {tuple(following.shape)}, 'observations' {tuple(columns['observations'].shape)}"
         )
     env_id = str(attributes["env_id"]) if "env_id" in attributes else None
-    family, notes = family_of(*names, env_id), []
+    width, notes = columns["actions"].shape[1], []
+    family = family_of(*names, env_id, sizes=(columns["observations"].shape[1], width))
     terminals, timeouts = columns["terminals"], columns.get("timeouts")
     timeouts = np.zeros(rows, bool) if timeouts is None else timeouts
     if family.terminals_are_ends and "terminals_end_episodes" not in attributes:  # which our own files state
         terminals, timeouts = np.zeros(rows, bool), timeouts | terminals
         notes.append("'terminals' marks the end of a demonstration here, not of the task: read as a time limit")
-    bounds = [_numbers(source, attributes, key) if key in attributes else None for key in ("action_low", "action_high")]
-    for key, bound in zip(("action_low", "action_high"), bounds, strict=True):
-        if bound is not None and len(bound) != columns["actions"].shape[1]:
-            raise SparError(f"{source}: attribute '{key}' has {len(bound)} numbers, 'actions' {columns['actions'].shape[1]} dimensions")
+    low, high = (
+        bound(source, f"attribute '{key}'", attributes[key], width) if key in attributes else None for key in ("action_low", "action_high")
+    )
     terminal_ends = family.terminal_ends
     if "terminals_end_episodes" in attributes:
         terminal_ends = bool(_numbers(source, attributes, "terminals_end_episodes")[:1].any())
@@ -131,8 +135,8 @@ def to_rows(source: str, columns: Mapping[str, Matrix], attributes: Mapping[str,
         truncated=timeouts,
         next_obs=following,
         ends=_ends(source, attributes["episode_lengths"], rows) if "episode_lengths" in attributes else None,
-        action_low=bounds[0],
-        action_high=bounds[1],
+        action_low=low,
+        action_high=high,
         env_id=env_id,
         env_kwargs=str(attributes.get("env_kwargs", "")),
         observation_keys=tuple(filter(None, str(attributes.get("observation_keys", "")).split(","))),

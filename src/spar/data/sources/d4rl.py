@@ -47,11 +47,11 @@ def open_file(path: Path) -> h5py.File:
         raise SparError(f"{path}: not a readable HDF5 file ({str(error).splitlines()[0]})") from None
 
 
-def matrix_bytes(path: Path) -> int:
-    """Bytes of the file's matrices as float32, from its header alone."""
+def reading_bytes(path: Path) -> int:
+    """Bytes that reading the file's matrices into memory takes, by its header alone: as they are stored, and their float32 copies."""
     with open_file(path) as file:
-        found = [_dataset(path, file, key) for key in ("observations", "actions", "next_observations") if key in file]
-        return sum(4 * int(np.prod(dataset.shape)) for dataset in found)
+        found = [_dataset(path, file, key) for key in columns.MATRICES if key in file]
+        return sum((dataset.dtype.itemsize + 4) * int(np.prod(dataset.shape)) for dataset in found)
 
 
 def _dataset(path: Path, file: h5py.File, key: str) -> h5py.Dataset:

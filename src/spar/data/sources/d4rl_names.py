@@ -113,6 +113,7 @@ def _kitchen() -> Iterator[Dataset]:
 
 
 DATASETS = {d.name: d for family in (_locomotion, _antmaze, _adroit, _maze2d, _kitchen) for d in family()}
+FILES = {d.file: d for d in DATASETS.values()}
 
 
 def find(name: str) -> Dataset | None:

@@ -28,6 +28,7 @@ SAYS = {
     "truncated": "1 where only the recording stopped",
     "time": "must increase inside an episode",
 }
+DONE_SAYS = "a 'done' that is 1 at time limits too must not be used: make a column of the terminations alone"
 
 
 def guess_mapping(path: Path) -> str:
@@ -56,7 +57,8 @@ def guess_mapping(path: Path) -> str:
     for role, meaning in SAYS.items():
         known = single.get(role, "")
         off = "" if known or role == "reward" else "# "
-        lines.append(f"{off}{role} = {quote(known)}  # {meaning}{'' if known else '; no column has such a name'}")
+        caution = f"; {DONE_SAYS}" if role == "terminated" and re.match("dones?$", known.lower()) else ""
+        lines.append(f"{off}{role} = {quote(known)}  # {meaning}{caution}{'' if known else '; no column has such a name'}")
     lines += ["", "# what the policy sets. The bounds are the smallest and largest logged value: put the limits of the actuator."]
     for name in actions:
         low, high = ranges[name]

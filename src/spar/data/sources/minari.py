@@ -147,9 +147,10 @@ def _environment(metadata: dict[str, Any], notes: list[str]) -> tuple[str | None
     if wrappers:
         notes.append(f"the dataset's {spec.get('id')} was wrapped in {', '.join(wrappers)}; evaluation makes it without")
     env_id = str(spec.get("id"))
+    recorded = rules.recorded(env_id, arguments)
     for name, value in rules.evaluation(env_id).items():
-        if arguments.get(name, value) != value:
-            notes.append(f"recorded with {name} {arguments[name]}; evaluation takes {value}, as D4RL's does")
+        if recorded.get(name, value) != value:
+            notes.append(f"recorded with {name} {recorded[name]}; evaluation takes {value}, as D4RL's does")
     arguments |= rules.evaluation(env_id)
     return env_id, json.dumps(arguments) if arguments else ""
 

@@ -28,7 +28,7 @@ SPELLINGS = {  # of each column; the first is D4RL's
     "timeouts": ("timeouts", "timeout", "truncations", "truncated"),
     "next_observations": ("next_observations", "next_observation", "next_obs"),
 }
-DONE = ("dones", "done")  # terminals, where no better name is there
+DONE = ("dones", "done")  # terminals, where no better name is there; with timeouts beside it, the end of an episode of either kind
 TEXTS = ("env_id", "env_kwargs", "observation_keys")
 NUMBERS = ("action_low", "action_high", "terminals_end_episodes", "episode_lengths")
 SMALL = 1 << 16  # bytes that need no proof
@@ -40,15 +40,14 @@ def read(path: Path, name: str | None = None, env_id: str | None = None, strict:
     Raises SparError with file, array and row for anything that cannot be trusted (with `strict` off, values are not looked at).
     """
     path = Path(path)
-    found, notes = {}, []
+    found, done = {}, []
     with open_file(path) as file:
         if "masks" in file.names:
             raise SparError(f"{path}: 'masks' is OGBench's: its 'terminals' end trajectories, not tasks; read it as an OGBench file")
         for key, spellings in SPELLINGS.items():
             chosen = [spelling for spelling in spellings if spelling in file.names]
             if key == "terminals" and not chosen:
-                chosen = [spelling for spelling in DONE if spelling in file.names]
-                notes += [f"'{spelling}' is read as terminations: episodes cut by a time limit must not set it" for spelling in chosen]
+                chosen = done = [spelling for spelling in DONE if spelling in file.names]
             if len(chosen) > 1:
                 raise SparError(f"{path}: {' and '.join(map(repr, chosen))} mean the same; keep one")
             if not chosen and key in columns.REQUIRED:
@@ -61,7 +60,11 @@ def read(path: Path, name: str | None = None, env_id: str | None = None, strict:
         attributes |= {key: file.array(key) for key in TEXTS if key in file.names}
     attributes |= {"env_id": env_id} if env_id else {}
     rows = columns.to_rows(str(path), found, attributes, (name, path.stem))
-    rows.notes[:0] = notes
+    if done and "timeouts" in found:
+        rows.terminated &= ~rows.truncated
+        rows.notes.insert(0, f"'{done[0]}' is read as terminated or truncated: where a time limit is marked, no termination")
+    elif done:
+        rows.notes.insert(0, f"'{done[0]}' is read as terminations: episodes cut by a time limit must not set it")
     return rows.log(name or path.stem, strict, allocate)
 
 

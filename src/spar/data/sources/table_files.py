@@ -41,14 +41,14 @@ class Table:
 
 def open_table(path: Path) -> Table:
     """Raises SparError where there is no readable table of that suffix, or its columns' names are not distinct."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise SparError(f"{path}: not a table: the name must end in {' or '.join(SUFFIXES)}")
     if not path.is_file():
         raise SparError(f"{path}: no such file; give a table with one row a step")
     if path.stat().st_size == 0:
         raise SparError(f"{path}: the file is empty (0 bytes)")
     with reading(str(path), *DAMAGE):
-        table = _csv(path) if path.suffix == ".csv" else _parquet(path)
+        table = _csv(path) if path.suffix.lower() == ".csv" else _parquet(path)
     for name in table.names:
         if not name.isprintable():
             raise SparError(f"{path}: a column is named {name!r}; a name must be printable")
@@ -145,7 +145,7 @@ def _parquet_batches(path: Path, wanted: Sequence[str]) -> Iterator[pa.RecordBat
 
 def write_table(path: Path, table: pa.Table, mapping: str) -> None:
     """`table` and its mapping (TOML): inside a Parquet file's schema, or beside a CSV file. Raises SparError if a file is there."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise SparError(f"{path}: the name of a table must end in {' or '.join(SUFFIXES)}")
     beside = path.with_suffix(".toml")
     for taken in (path, beside):
@@ -153,7 +153,7 @@ def write_table(path: Path, table: pa.Table, mapping: str) -> None:
             raise SparError(f"{taken}: exists already; nothing is written over, choose another path")
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             pq.write_table(table.replace_schema_metadata({MAPPING: mapping}), temporary, compression="zstd", write_page_checksum=True)
         else:
             exact = [column.cast(pa.float64()) if pa.types.is_floating(column.type) else column for column in table.columns]

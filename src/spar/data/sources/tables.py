@@ -6,6 +6,7 @@ spans lines shifts it. Tables are read a batch at a time; only float32 matrices 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow as pa
 
 from spar.data.blocks import Allocate, as_float32, heap
 from spar.data.episodes import Log
+from spar.data.rounding import Rounding
+from spar.data.rounding import note as rounded
 from spar.data.rows import Rows
 from spar.data.sources import cells
 from spar.data.sources import mapping as mappings
@@ -24,6 +27,7 @@ from spar.types import SparError
 
 __all__ = ["Mapping", "guess_mapping", "read", "write_log"]
 FIELDS = {"observation": "observations", "action": "actions", "next_observation": "next_observations", "reward": "rewards"}
+GAP = 5.0  # times the median step in time
 
 
 def read(
@@ -47,8 +51,11 @@ def read(
     table = open_table(path)
     found = find_mapping(table, mapping)
     found.check_columns(str(path), table.names)
-    columns = _read_columns(table, found, strict)
-    return _rows(table, found, columns, env_id).log(name or path.stem, strict, allocate)
+    notes: list[str] = []
+    columns = _read_columns(table, found, strict, notes)
+    if strict:
+        _check_time(table, found, columns)
+    return _rows(table, found, columns, env_id, notes).log(name or path.stem, strict, allocate)
 
 
 def find_mapping(table: Table, given: Path | Mapping | None) -> Mapping:
@@ -61,16 +68,19 @@ def find_mapping(table: Table, given: Path | Mapping | None) -> Mapping:
     return mappings.load(Path(given) if given else beside)
 
 
-def _read_columns(table: Table, found: Mapping, strict: bool) -> dict[str, Any]:
-    """(T, width) float32 matrices and (T,) vectors by role; `episode` becomes (T,) bool, where an episode starts."""
+def _read_columns(table: Table, found: Mapping, strict: bool, notes: list[str]) -> dict[str, Any]:
+    """(T, width) float32 matrices and (T,) vectors by role; `episode` becomes (T,) bool, where an episode starts. Columns that float32
+    rounds too much become a note."""
     parts: dict[str, list[np.ndarray]] = {}
     ids = cells.Ids()
     lists = {"observation": found.observation, "action": found.action, "next_observation": found.next_observation}
-    row = 0
+    row, read = 0, [*found.observation, *found.action, *found.next_observation]
+    rounding = Rounding()
     for batch in table.batches(list(dict.fromkeys(name for _, name in found.roles()))):
         spot = cells.Spot(str(table.path), table.place, row, table.text, strict)
         columns = {column: batch.column(column) for column in batch.schema.names}
         numbers = {column: cells.numbers(columns[column], column, spot) for names in lists.values() for column in names}
+        rounding.add(np.stack([numbers[column] for column in read], 1))
         new: dict[str, np.ndarray] = {
             role: as_float32(np.stack([numbers[column] for column in names], 1)) for role, names in lists.items() if names
         }
@@ -79,20 +89,22 @@ def _read_columns(table: Table, found: Mapping, strict: bool) -> dict[str, Any]:
             new[role] = cells.flags(columns[column], column, spot) if column else np.zeros(len(batch), bool)
         if found.episode:
             new["episode"] = ids.starts(columns[found.episode], found.episode, spot)
-        if found.time and strict:
-            new["time"] = cells.times(columns[found.time], found.time, spot)
+        if found.time:
+            with contextlib.nullcontext() if strict else contextlib.suppress(SparError):
+                new["time"] = cells.times(columns[found.time], found.time, spot)
         for role, array in new.items():
             parts.setdefault(role, []).append(array)
         row += len(batch)
     if row == 0:
         raise SparError(f"{table.path}: no rows below the header; give a table with one row a step")
-    return {role: np.concatenate(arrays) for role, arrays in parts.items()}
+    coarse = rounding.coarse()
+    notes += [rounded([f"'{read[one.column]}'" for one in coarse], coarse[0])] if coarse else []
+    joined = {role: np.concatenate(arrays) for role, arrays in parts.items()}
+    return {role: array for role, array in joined.items() if len(array) == row}  # without times, where some could not be read
 
 
-def _rows(table: Table, found: Mapping, columns: dict[str, Any], env_id: str | None) -> Rows:
-    terminated, truncated, notes, ends = columns["terminated"], columns["truncated"], [], None
-    if "time" in columns:
-        _check_time(table, found, columns)
+def _rows(table: Table, found: Mapping, columns: dict[str, Any], env_id: str | None, notes: list[str]) -> Rows:
+    terminated, truncated, ends = columns["terminated"], columns["truncated"], None
     if found.episode:
         ends = np.append(np.flatnonzero(columns["episode"])[1:], len(terminated)) - 1
         inside = np.ones(len(terminated), bool)
@@ -108,6 +120,7 @@ def _rows(table: Table, found: Mapping, columns: dict[str, Any], env_id: str | N
     elif not (terminated | truncated).any() and not found.next_observation:
         truncated[-1] = True
         notes.append("no episode column and no flag set: the whole file is one episode, cut at its end")
+    notes += _gaps(table, found, columns)
     notes += ["units: " + ", ".join(f"{name} [{unit}]" for name, unit in found.units.items())] if found.units else []
     names = {FIELDS[role]: [n for r, n in found.roles() if r == role] for role in FIELDS}
     return Rows(
@@ -133,15 +146,39 @@ def _rows(table: Table, found: Mapping, columns: dict[str, Any], env_id: str | N
 
 def _check_time(table: Table, found: Mapping, columns: dict[str, np.ndarray]) -> None:
     """Raises SparError at the first row whose time is not later than that of the row before, in the same episode."""
-    time, flagged = columns["time"], columns["terminated"] | columns["truncated"]
-    start = columns["episode"][1:] if found.episode else flagged[:-1]
-    late = np.flatnonzero(~(time[1:] > time[:-1]) & ~start)
-    if found.time and len(late):
+    if found.time is None:
+        return
+    time = columns["time"]
+    late = np.flatnonzero(~(time[1:] > time[:-1]) & _goes_on(found, columns))
+    if len(late):
         row = int(late[0]) + 1
         raise SparError(
             f"{table.path}: {table.place(found.time, row)} is not later than row {row - 1} of the same episode ({len(late)} such rows); "
             "sort the rows, or mark where episodes end"
         )
+
+
+def _gaps(table: Table, found: Mapping, columns: dict[str, np.ndarray]) -> list[str]:
+    """A note where time jumps inside an episode, though one row is taken for the successor of the other."""
+    if found.time is None or "time" not in columns or found.next_observation:
+        return []
+    time = columns["time"]
+    steps = np.diff(time if time.dtype.kind == "f" else time.astype(np.int64)).astype(float)
+    steps = np.where(_goes_on(found, columns) & (steps > 0), steps, 0.0)
+    typical = np.median(steps[steps > 0]) if steps.any() else np.inf
+    gaps = np.flatnonzero(steps > GAP * typical)
+    if len(gaps) == 0:
+        return []
+    first = f"{table.place(found.time, int(gaps[0]) + 1)}, {steps[gaps[0]] / typical:.3g} times the median step"
+    mark = f"give the rows after it another '{found.episode}'" if found.episode else "name an 'episode' column or a 'truncated' flag"
+    return [
+        f"{len(gaps)} gaps in time inside episodes, the first before {first}: the row after trains as successor of the row before; {mark}"
+    ]
+
+
+def _goes_on(found: Mapping, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """(T - 1,) bool: the next row belongs to the same episode."""
+    return ~(columns["episode"][1:] if found.episode else (columns["terminated"] | columns["truncated"])[:-1])
 
 
 def _check_inside(table: Table, column: str | None, inside: np.ndarray, episode: str) -> None:
