@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from spar.evaluate import environments, rollout
 from spar.evaluate.environments import EnvConfig
 from spar.report.console import Display
 from spar.runs import experiment
+from spar.runs.listener import Silent
 from spar.studies import run as studies
 from spar.studies.catalogue import STUDIES
 from spar.studies.run import Request
@@ -100,6 +102,32 @@ def test_evaluations_are_not_written_over(tmp_path: Path) -> None:
     assert (kept / "0002.json").read_text() == before and (kept / "0003.json").is_file()
     with pytest.raises(SparError, match="episodes is 0"):
         run.evaluate(0)
+
+    class Meanwhile(Silent):
+        def stage(self, name: str, done: int, total: int) -> None:
+            """Another process evaluates; then this one's disk is full."""
+            run.evaluate(1)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"):
+        run.evaluate(1, listener=Meanwhile())
+    assert {path.name for path in kept.iterdir()} == {"0002.json", "0003.json", "0005.json"}
+
+
+def test_a_full_disk_is_one_line_with_the_file(
+    plant_run: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = plant_run
+    pictures = {path: path.read_bytes() for path in (out / "plots").iterdir()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert cli.main(["report", str(out)]) == 1
+    found = line(capsys)
+    assert str(out / "plots") in found and "No space left on device; free some space and repeat the command" in found
+    assert pictures == {path: path.read_bytes() for path in (out / "plots").iterdir()}, "nothing is half-written"
 
 
 def test_mistakes_are_one_line(plant_run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,22 +70,20 @@ class Run:
         policies = {s: self.policy(s) for s in cfg.seeds}
         first = policies[cfg.seeds[0]]
         evaluator = Evaluator(where, Spec(first.obs_dim, first.act_dim))
-        start = outcome.LATER_SEED + outcome.SEED_SPACING * seed
-        returns, acceptance = outcome.evaluate_policies(policies, evaluator, episodes, start, listener or Silent())
-        evaluator.close()
-        result = {
-            **{key: summary[key] for key in ("dataset", "algo", "seeds")},
-            "env": where.task,
-            "episodes": episodes,
-            "evaluation_seed": seed,
-            "returns": {"behaviour": summary["returns"]["behaviour"], **returns},
-            "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"} if acceptance else None,
-            **outcome.measures(where.task, summary["returns"]["behaviour"], returns),
-        }
-        kept = self.folder / "evaluations"
-        kept.mkdir(exist_ok=True)
-        number = 1 + max((int(path.stem) for path in kept.glob("*.json") if path.stem.isdecimal()), default=0)
-        files.write_json(kept / f"{number:04d}.json", result)
+        with files.numbered(self.folder / "evaluations") as path:
+            start = outcome.LATER_SEED + outcome.SEED_SPACING * seed
+            returns, acceptance = outcome.evaluate_policies(policies, evaluator, episodes, start, listener or Silent())
+            evaluator.close()
+            result = {
+                **{key: summary[key] for key in ("dataset", "algo", "seeds")},
+                "env": where.task,
+                "episodes": episodes,
+                "evaluation_seed": seed,
+                "returns": {"behaviour": summary["returns"]["behaviour"], **returns},
+                "gate": {"acceptance": acceptance, "acceptance_on": "steps of the evaluation episodes"} if acceptance else None,
+                **outcome.measures(where.task, summary["returns"]["behaviour"], returns),
+            }
+            files.write_json(path, result)
         return result
 
     def report(self) -> Path:

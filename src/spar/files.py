@@ -18,7 +18,8 @@ from spar.types import SparError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace or create `path`; a reader sees the old content or the new, never a part, also after the power has failed."""
+    """Replace or create `path`; a reader sees the old content or the new, never a part, also after the power has failed. Raises OSError
+    with `path` where that fails."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")  # nobody else writes to it
     try:
         with temporary.open("wb") as file:
@@ -27,6 +28,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _keep_names(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -109,6 +112,25 @@ def held(folder: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)  # which gives the lock back
+
+
+@contextlib.contextmanager
+def numbered(folder: Path) -> Iterator[Path]:
+    """The next `NNNN.json` in `folder`, empty, so that no other process takes the same number; it goes where what fills it fails."""
+    folder.mkdir(exist_ok=True)
+    number = 1 + max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()), default=0)
+    while True:
+        path = folder / f"{number:04d}.json"
+        try:
+            path.open("x").close()
+            break
+        except FileExistsError:
+            number += 1
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -209,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing at exit fails again
         return 141
     except OSError as error:  # no such folder, no permission, no space left
-        print(f"spar: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        advice = "; free some space and repeat the command, a training with --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        print(f"spar: {error.filename or 'a file'}: {error.strerror or error}{advice}", file=sys.stderr)
         return 1
     return 0
 

@@ -14,7 +14,7 @@ from spar import files, registry, trainer
 from spar.data import rules
 from spar.evaluate import stats
 from spar.report.console import Display, percent
-from spar.report.plots import COLOURS, Curve
+from spar.report.plots import COLOURS, Curve, save
 from spar.runs import compare, experiment, tables
 
 ANCHOR_COLOUR = "#222222"
@@ -182,8 +182,7 @@ def _save(figures: dict[str, plt.Figure], folder: Path) -> dict[str, Path]:
     folder.mkdir(exist_ok=True)
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        figure.savefig(paths[name], dpi=110, bbox_inches="tight")
-        plt.close(figure)
+        save(figure, paths[name])
     return paths
 
 

@@ -32,8 +32,7 @@ def write(run: Path) -> tuple[str, dict[str, Path]]:
     paths = {}
     for name, figure in figures.items():
         paths[name] = folder / f"{name}.png"
-        figure.savefig(paths[name], dpi=110, bbox_inches="tight")
-        plt.close(figure)
+        plots.save(figure, paths[name])
     return text, paths
 
 

@@ -24,8 +24,7 @@ def draw(folder: Path, summary: dict[str, Any]) -> dict[str, Path]:
     paths = {}
     for name, figure in figures.items():
         paths[name] = out / f"{name}.png"
-        figure.savefig(paths[name], dpi=110, bbox_inches="tight")
-        plt.close(figure)
+        plots.save(figure, paths[name])
     return paths
 
 

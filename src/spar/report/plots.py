@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from spar import registry, trainer
+from spar import files, registry, trainer
 from spar.report.console import ROWS, labels
 from spar.runs import tables
 
@@ -33,9 +34,16 @@ def draw(folder: Path, summary: dict[str, Any]) -> dict[str, Path]:
     for name, figure in made.items():
         if figure is not None:
             paths[name] = out / f"{name}.png"
-            figure.savefig(paths[name], dpi=110, bbox_inches="tight")
-            plt.close(figure)
+            save(figure, paths[name])
     return paths
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """As a PNG, whole or not at all; the figure is closed."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    files.write_bytes(path, picture.getvalue())
 
 
 def final_returns(summary: dict[str, Any]) -> plt.Figure:
