@@ -19,8 +19,9 @@ from spar.data.sources import d4rl
 from spar.evaluate import environments, rollout
 from spar.evaluate.environments import EnvConfig
 from spar.report.console import Display
-from spar.runs import experiment
+from spar.runs import compare, experiment
 from spar.runs.listener import Silent
+from spar.studies import results
 from spar.studies import run as studies
 from spar.studies.catalogue import STUDIES
 from spar.studies.run import Request
@@ -72,11 +73,21 @@ def test_other_code_than_before_is_said_and_kept(plant_run: tuple[Path, list[str
     out, _ = plant_run
     (out / "summary.json").unlink()
     document = json.loads((out / "environment.json").read_text())
-    files.write_json(out / "environment.json", {**document, "code": "0123", "versions": {**document["versions"], "jax": "0.0.1"}})
+    files.write_json(
+        out / "environment.json", {**document, "code": "0123", "commit": "4567", "versions": {**document["versions"], "jax": "0.0.1"}}
+    )
     assert cli.main(["train", "--resume", str(out)]) == 0
     assert "goes on with another versions, code than before" in " ".join(capsys.readouterr().out.split())
     now = json.loads((out / "environment.json").read_text())
     assert now["code"] == "0123" and [one["code"] for one in now["continued"]] == [document["code"]]
+    told = (out / "report.html").read_text()
+    assert told.count("Trained on ") == 1 and told.count("Continued on ") == 1 and "jax 0.0.1" in told
+    assert f"jax {document['versions']['jax']}" in told
+    found = results.surroundings([out])
+    assert found["commits"] == sorted(["4567", document["commit"] or "unknown"])
+    compared = compare.summarise(out.parent, {}, "spar compare", [out.name], "equal")
+    assert compared["commits"] == found["commits"] and compared["versions"] == found["versions"]
+    assert found["versions"]["jax"] == f"0.0.1 / {document['versions']['jax']}" and found["versions"]["numpy"] == now["versions"]["numpy"]
     (out / "summary.json").unlink()
     assert cli.main(["train", "--resume", str(out)]) == 0
     assert "goes on with another" not in capsys.readouterr().out  # than it had when it went on last

@@ -24,7 +24,7 @@ def write(folder: Path) -> Path:
     context = {
         "summary": summary,
         "config": json.dumps(json.loads((folder / "config.json").read_bytes()), indent=2),
-        "environment": environment.read(folder),
+        "places": environment.read(folder),
         "pictures": pictures,
         "rows": _rows(summary),
         "choice": auto.sentence(summary["choice"]) if summary.get("choice") else None,

@@ -118,7 +118,7 @@ def summarise(folder: Path, failed: dict[str, str], command: str, algos: Sequenc
         raise SparError(f"{folder}: every algorithm failed; {next(iter(failed.values()))}")
     first = next(iter(summaries.values()))
     base, base_label = _base(summaries)
-    surroundings = [environment.read(folder / algo) for algo in summaries]
+    surroundings = [where for algo in summaries for where in environment.read(folder / algo)]
     document = {
         "command": command,
         "network_sizes": sizes,

@@ -36,39 +36,41 @@ def describe() -> dict[str, Any]:
     }
 
 
-def read(run: Path) -> dict[str, Any]:
-    """What the run directory `run` wrote of where it began, and under `continued` of where it went on. Raises SparError where that cannot
+def read(run: Path) -> list[dict[str, Any]]:
+    """What the run directory `run` wrote of where it began, and of every further place where it went on. Raises SparError where that cannot
     be read."""
     path, advice = run / NAME, "put the file back, or train the run again"
     document = dict(files.read_json(path, advice))
-    for field in ("versions", "machine", "commit"):
-        if field not in document:
-            raise SparError(f"{path}: has no '{field}'; {advice}")
-    return document
+    places = [document, *document.pop("continued", [])]
+    for place in places:
+        for field in ("versions", "machine", "commit"):
+            if field not in place:
+                raise SparError(f"{path}: has no '{field}'; {advice}")
+    return places
 
 
 def began_with(run: Path) -> str:
     """The fingerprint of the log that the run in the directory `run` began with. Raises SparError where that cannot be read."""
     try:
-        return str(read(run)["dataset"]["fingerprint"])
+        return str(read(run)[0]["dataset"]["fingerprint"])
     except (KeyError, TypeError):
         raise SparError(f"{run / NAME}: names no dataset; put the file back, or train the run again") from None
 
 
 def go_on(run: Path, now: dict[str, Any]) -> str:
     """Where a run goes on with other versions, machine or code than it had last, its environment.json keeps both; returns what differs."""
-    document = read(run)
-    last = [document, *document.get("continued", [])][-1]
+    first, *further = read(run)
+    last = (further or [first])[-1]
     differing = [key for key in ("versions", "machine", "code") if key in last and last[key] != now[key]]
     if not differing:
         return ""
-    files.write_json(run / NAME, {**document, "continued": [*document.get("continued", []), now]})
+    files.write_json(run / NAME, {**first, "continued": [*further, now]})
     before, after = (json.dumps({key: entry[key] for key in differing}, sort_keys=True) for entry in (last, now))
     return f"goes on with another {', '.join(differing)} than before; it was {before}, it is {after}"
 
 
 def combined(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Versions and machine of several runs as one, entries that differ joined by slashes."""
+    """Versions and machine of several places as one, entries that differ joined by slashes."""
     found: dict[str, Any] = {}
     for part in ("versions", "machine"):
         entries = [one[part] for one in described]

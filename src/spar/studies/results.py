@@ -175,7 +175,7 @@ def measured_cell(study: Study, task: Task, found: Mapping[str, Any], variant: V
 
 def surroundings(runs: list[Path]) -> dict[str, Any]:
     """Commits, versions, machine and peak memory of finished runs."""
-    where = [environment.read(run) for run in runs]
+    where = [place for run in runs for place in environment.read(run)]
     summaries = [experiment.read_summary(run) for run in runs]
     return {
         "commits": sorted({one["commit"] or "unknown" for one in where}),
