@@ -371,10 +371,13 @@ def test_a_run_is_cut_goes_on_and_is_finetuned(algo: str, kind: anchor.Kind, tmp
     experiment.create(run, cfg, log)
     with pytest.raises(KeyboardInterrupt):
         experiment.execute(run, log, Cut())
-    anchored = checkpoint.last_state(run, cfg, log.spec, [0]).anchor
+    begun = checkpoint.Checkpoints(run / "checkpoints", [20, 20], reader=True)
+    halfway = begun.latest(trainer.start(registry.get(algo), cfg.config, log.spec, [0]))
+    begun.close()
+    assert halfway is not None and halfway.position < (1, 20)
     assert np.isfinite(experiment.execute(run, log)["returns"]["policy"]).all()
     end = checkpoint.last_state(run, cfg, log.spec, [0])
-    assert equal(end.anchor, anchored)
+    assert equal(end.anchor, halfway.state.anchor)
     before = load_file(run / "policy" / "arrays.safetensors")
     _, exported = registry.get(algo).export(cfg.config, jax.tree.map(lambda x: x[0], end))
     for name, array in exported.items():
