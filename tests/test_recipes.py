@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spar.data import sheets
 from spar.data.recipes import collectors, goal_ant, mazes, pen, pointmaze, sac, suite
 from spar.data.sources import d4rl
 from spar.types import SparError
@@ -59,6 +60,28 @@ def test_a_miniature_is_made_again_byte_for_byte(made: tuple[str, Path], tmp_pat
     monkeypatch.setitem(suite.RECIPES, name, miniature(name, seed=7))
     suite.make(name, tmp_path / "other.hdf5", lambda text: None)
     assert path.read_bytes() == (tmp_path / "again.hdf5").read_bytes() != (tmp_path / "other.hdf5").read_bytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 24), st.integers(1, 40))
+def test_an_actor_rounds_alike_wherever_it_acts(seed: int, batch: int, terms: int) -> None:
+    """Terms are added in order, product and sum rounded once together; what a row yields does not depend on the others."""
+    rng = np.random.default_rng(seed)
+    x, kernel = rng.normal(size=(batch, terms)).astype(np.float32), rng.normal(size=(terms, 8)).astype(np.float32)
+    total = np.zeros((batch, 8), np.float32)
+    for k in range(terms):
+        exact = x[:, k, None].astype(np.longdouble) * kernel[k] + total  # 64 bits hold nearly every such sum
+        total = exact.astype(np.float32)
+    found = sac.in_order(x, kernel)
+    assert np.array_equal(found, total)
+    assert np.array_equal(sac.in_order(x[-1:], kernel), found[-1:])
+
+
+def test_a_dataset_made_again_says_whether_it_is_the_published_one() -> None:
+    published = json.loads((suite.SHEETS / "pen-human.json").read_text())["fingerprint"]
+    assert "the same as published" in sheets.same_as_published("pen-human", published)
+    other = sheets.same_as_published("pen-human", "0" * 16)
+    assert published in other and "another sample" in other
 
 
 def test_the_sheet_of_a_miniature_agrees_with_a_count(made: tuple[str, Path]) -> None:

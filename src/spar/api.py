@@ -254,7 +254,7 @@ def compare(
     for algo, why in comparison.execute(folder, cfgs, log, listener):
         if why:
             failed[algo] = why
-        elif not (folder / algo / "report.html").is_file():
+        elif not (folder / algo / "report.html").is_file() and (folder / algo / "metrics.csv").is_file():  # a kept result need not
             page.write(folder / algo)
     command = command.replace("{algos}", " ".join(algos))
     document = comparison.summarise(folder, failed, command, algos, "equal" if equal_sizes else "as published")

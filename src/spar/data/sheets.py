@@ -63,3 +63,15 @@ def make(name: str, out: Path, say: Callable[[str], None]) -> None:
         errors = process.stderr.read().strip().splitlines()
     if process.returncode:
         raise SparError(errors[-1].removeprefix("spar: ") if errors else f"making '{name}' failed with status {process.returncode}")
+    say(same_as_published(name, json.loads(out.with_suffix(".json").read_text())["fingerprint"]))
+
+
+def same_as_published(name: str, fingerprint: str) -> str:
+    """Whether a dataset made just now is, to the bit, the one that our results were measured on."""
+    published = (find(name) or {}).get("fingerprint")
+    if fingerprint == published:
+        return f"fingerprint {fingerprint}: the same as published, to the bit"
+    return (
+        f"fingerprint {fingerprint}, published {published}: the same recipe, but rounding on this machine led the simulator elsewhere; "
+        "returns compare with the published ones as those of another sample"
+    )

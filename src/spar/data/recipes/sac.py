@@ -128,8 +128,34 @@ def write(buffer: Buffer, rows: Buffer, start: jax.Array) -> Buffer:
     return jax.tree.map(lambda column, new: jax.lax.dynamic_update_slice_in_dim(column, new, start, 0), buffer, rows)
 
 
+@jax.jit
+def _in_order(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`in_order` in float64, where a product of two float32 is exact: the sum is rounded to odd there, so that rounding it once more, to
+    float32, rounds the exact value (Boldo and Melquiond 2008)."""
+
+    def add(k: jax.Array, total: jax.Array) -> jax.Array:
+        product, before = x[:, k, None] * kernel[k], total.astype(jnp.float64)
+        rounded = product + before
+        part = rounded - product
+        error = (product - (rounded - part)) + (before - part)  # of the sum, exactly (Knuth's TwoSum)
+        bits = jax.lax.bitcast_convert_type(rounded, jnp.int64)
+        towards = jnp.where((error > 0) == (rounded > 0), 1, -1)
+        odd = jnp.where((error != 0) & (bits % 2 == 0), bits + towards, bits)
+        return jax.lax.bitcast_convert_type(odd, jnp.float64).astype(jnp.float32)
+
+    return jax.lax.fori_loop(0, kernel.shape[0], add, jnp.zeros((x.shape[0], kernel.shape[1]), jnp.float32))
+
+
+def in_order(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """x @ kernel in float32, (B, K), (K, N) -> (B, N), every sum's terms added one after another, each product and sum rounded once: the
+    same bits on every machine and in every batch. A BLAS chooses its order by the kind of CPU and the place in the batch, and a simulator
+    turns one bit into another episode."""
+    with jax.enable_x64(True):
+        return np.asarray(_in_order(x.astype(np.float64), kernel.astype(np.float64)))
+
+
 class Actor:
-    """The actor as NumPy arrays: acting one environment at a time costs more in dispatch than in arithmetic.
+    """The actor on arrays in host memory, with the same sums to the bit on every machine.
 
     `act(obs, noise)`: (B, obs_dim) and standard normal (B, act_dim), or None for the mode -> (B, act_dim) in (-1, 1).
     """
@@ -141,9 +167,9 @@ class Actor:
     def act(self, obs: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         x = obs.astype(np.float32)
         for kernel, bias in self.layers[:-1]:
-            x = np.maximum(x @ kernel + bias, 0.0)
+            x = np.maximum(in_order(x, kernel) + bias, 0.0)
         kernel, bias = self.layers[-1]
-        mean, log_std = np.split(x @ kernel + bias, 2, axis=-1)
+        mean, log_std = np.split(in_order(x, kernel) + bias, 2, axis=-1)
         if noise is None:
             return np.tanh(mean)
         return np.tanh(mean + np.exp(np.clip(log_std, nets.LOG_STD_MIN, nets.LOG_STD_MAX)) * noise)
