@@ -20,11 +20,11 @@ import page
 from spar.evaluate import stats
 from spar.report import plots
 from spar.report.console import ROWS, percent, verdict
-from spar.runs import outcome
+from spar.runs import environment, outcome
 from spar.runs.config import PAPER_SEEDS
 
 
-def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
+def table(summary: dict[str, Any], surroundings: dict[str, Any]) -> str:
     """The block between the marks, in Markdown."""
     rows = []
     for key, label in ROWS.items():
@@ -34,6 +34,8 @@ def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
     command = f"spar train --seeds {' '.join(map(str, summary['seeds']))} --episodes {len(summary['returns']['policy'][0])}"
     data, steps, episodes = summary["dataset"], summary["steps"], len(summary["returns"]["policy"][0])
     policy, anchor, ungated = (np.asarray(summary["returns"][name]) for name in ("policy", "anchor", "ungated"))
+    places = [surroundings, *surroundings.get("continued", [])]
+    commits = ", ".join(environment.unique(place["commit"][:7] for place in places))
     by_seed = ", ".join(f"{gain:+.0f}" for gain in (policy - anchor).mean(1))
     summary = {
         **summary,
@@ -47,7 +49,7 @@ def table(summary: dict[str, Any], environment: dict[str, Any]) -> str:
         page.table(("", "return", "95 % interval", "normalised", "gate accepts"), rows),
         "",
         f"{verdict(summary)} `{command}`: dataset {data['name']} ({data['fingerprint']}), {summary['algo']},",
-        f"{steps['anchor']:,} + {steps['residual']:,} updates, last checkpoint, {episodes} episodes, commit {environment['commit'][:7]}.",
+        f"{steps['anchor']:,} + {steps['residual']:,} updates, last checkpoint, {episodes} episodes, commit {commits}.",
         f"Gain by seed: {by_seed}. Over the ungated policy: {signed(stats.paired_gain(policy, ungated))}.",
         *selected(summary["seeds"], policy, anchor),
         "Raw returns: `results/headline-summary.json`.",
@@ -78,9 +80,9 @@ def main() -> None:
     kept = {name: page.ROOT / "results" / f"headline-{name}.json" for name in ("summary", "config", "environment")}
     for name, place in kept.items() if run else ():
         shutil.copyfile(run / f"{name}.json", place)
-    summary, environment = (json.loads(kept[name].read_text()) for name in ("summary", "environment"))
+    summary, surroundings = (json.loads(kept[name].read_text()) for name in ("summary", "environment"))
     plots.final_returns(summary).savefig(page.ROOT / "docs" / "gain.png", dpi=110, bbox_inches="tight")
-    page.put(page.ROOT / "README.md", "headline", table(summary, environment))
+    page.put(page.ROOT / "README.md", "headline", table(summary, surroundings))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from spar import api, files
 from spar.data import sheets
 from spar.evaluate import offline, stats
 from spar.report.console import percent
+from spar.runs import environment
 
 STORE, PAGE = page.ROOT / "results" / "suite.json", page.ROOT / "docs" / "suite.md"
 HEAD = """# The suite
@@ -64,7 +65,6 @@ def measured(run: api.Run) -> dict[str, Any]:
     """What the page says of a run; geometry of its first seed's anchor."""
     summary, policy = run.summary, run.policy()
     geometry = offline.residual_geometry(policy, spar.load_log(run.config.dataset))
-    environment = json.loads((run.folder / "environment.json").read_text())
     returns = {name: np.asarray(summary["returns"][name]) for name in ("policy", "anchor", "ungated")}
     gain = stats.paired_gain(returns["policy"], returns["anchor"])
     return {
@@ -82,7 +82,7 @@ def measured(run: api.Run) -> dict[str, Any]:
         "delta_rho": geometry["delta_rho"],
         "directions": [geometry["directions_with_95_percent_of_variance"], policy.act_dim],
         "target_rate": run.config.config.critic.polyak,
-        "commit": environment["commit"],
+        "commit": ", ".join(environment.unique(str(place["commit"]) for place in environment.read(run.folder))),
     }
 
 
@@ -95,7 +95,9 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{anchor['mean']:.4g}", f"[{anchor['low']:.4g}, {anchor['high']:.4g}]", row["algo"], f"{gain['mean']:+.4g}",
         f"[{gain['low']:+.4g}, {gain['high']:+.4g}]", percent(row["acceptance"]), f"{row['delta_rho']:.3f}",
         "{} of {}".format(*row["directions"]), str(len(row["seeds"])), f"{row['steps']['anchor']:,} + {row['steps']['residual']:,}",
-        f"{row['target_rate']:g}" if "target_rate" in row else "-", (row["commit"] or "unknown")[:7],
+        f"{row['target_rate']:g}" if "target_rate" in row else "-", ", ".join(
+            commit[:7] for commit in (row["commit"] or "unknown").split(", ")
+        ),
     )  # fmt: skip
 
 

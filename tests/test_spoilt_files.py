@@ -51,6 +51,9 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("metrics.csv", b"", "header is [], expected"),
         ("metrics.csv", b"\xff\xfe", "cannot be read"),
         ("returns.csv", b"stage_index,stage,step,seed,policy,episode,return\n0,a,1\n", "line 2 has 3 columns instead of 7"),
+        ("metrics.csv", b"stage_index,stage,step,seed,metric,value\n0,a,2.5,0,q,1\n", "line 2 has '2.5' as its step; put the file back"),
+        ("metrics.csv", b"stage_index,stage,step,seed,metric,value\n0,a,2,0,q,1\n0,a,4,0,q,\n", "line 3 has '' as its value"),
+        ("returns.csv", b"stage_index,stage,step,seed,policy,episode,return\nx,a,1,0,policy,0,2\n", "line 2 has 'x' as its stage_index"),
     ],
 )
 def test_a_report_names_the_file(
@@ -68,6 +71,7 @@ def test_a_report_names_the_file(
         ("environment.json", b"", "put the file back"),
         ("seconds.json", b"", "delete the file"),
         ("metrics.csv", b"", "put the file back"),
+        ("metrics.csv", b"stage_index,stage,step,seed,metric,value\n0,a,one,0,q,1\n", "line 2 has 'one' as its step; put the file back"),
         ("metrics.csv", None, "is not there, though the checkpoint is; put the file back"),
         ("returns.csv", None, "is not there, though the checkpoint is; put the file back"),
     ],

@@ -14,6 +14,7 @@ from rich.table import Table
 from spar import registry
 from spar.cli.common import arg, parse, plain, wide
 from spar.runs.config import AUTO, BUDGETS, PAPER_SEEDS, Budget, EvalConfig
+from spar.types import SparError
 
 DEFAULT_ALGOS = ("spar-mlp", "spar-proj", "bc", "td3bc", "iql")
 
@@ -87,3 +88,5 @@ def _compare(console: Console, dataset: str, algos: Sequence[str], settings: dic
         plain(console, note)
     folder = Path(document["folder"])
     plain(console, f"\npage   {folder / report.PAGE}\ntable  {folder / 'comparison.md'}")
+    if document["failed"]:
+        raise SparError(f"{', '.join(document['failed'])} did not finish, for the reasons above; the table holds the others")

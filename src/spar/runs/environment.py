@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "machine": {
             "platform": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": _processor(),
             "cores": os.cpu_count(),
             "devices": [str(device) for device in jax.devices()],
         },
@@ -102,6 +102,16 @@ def version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _processor() -> str:
+    """The CPU's model and the widest vectors it has, by which libraries choose how to add: last bits depend on it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    facts = {key.strip(): value.strip() for key, found, value in (line.partition(":") for line in lines) if found}
+    vectors = [name for name in ("avx512f", "avx2", "avx") if name in facts.get("flags", "").split()]
+    model = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{model}, {vectors[0]}" if vectors else model
 
 
 def _commit() -> str | None:

@@ -13,6 +13,7 @@ from spar.types import SparError
 
 METRICS_HEADER = ("stage_index", "stage", "step", "seed", "metric", "value")
 RETURNS_HEADER = ("stage_index", "stage", "step", "seed", "policy", "episode", "return")
+NUMBERS = frozenset({"stage_index", "step", "value", "return", "return_mean"})  # columns that hold one in every row
 ADVICE = "put the file back, or begin a new run"
 
 
@@ -42,8 +43,8 @@ class Table:
 
 
 def read(path: Path, header: Sequence[str]) -> list[tuple[str, ...]]:
-    """The rows of a table as strings. Raises SparError when it cannot be read, its header is not the expected one, or a row is not as long:
-    a file that was cut off, perhaps to nothing."""
+    """The rows of a table as strings. Raises SparError when it cannot be read, its header is not the expected one, a row is not as long (a
+    file that was cut off, perhaps to nothing), or a column of numbers holds something else."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             first, *rows = list(csv.reader(file)) or [[]]
@@ -54,4 +55,15 @@ def read(path: Path, header: Sequence[str]) -> list[tuple[str, ...]]:
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise SparError(f"{path}: line {number} has {len(row)} columns instead of {len(header)}; {ADVICE}")
+        for column, text in zip(header, row, strict=True):
+            if column in NUMBERS and not _is_number(text, whole=column in ("stage_index", "step")):
+                raise SparError(f"{path}: line {number} has '{text}' as its {column}; {ADVICE}")
     return [tuple(row) for row in rows]
+
+
+def _is_number(text: str, whole: bool) -> bool:
+    try:
+        int(text) if whole else float(text)
+    except ValueError:
+        return False
+    return True
