@@ -64,7 +64,9 @@ def test_every_study_runs_and_its_cells_are_its_runs(places: tuple[Path, Path]) 
         assert (found / f"{study.name}.png").is_file() is (study.picture is not None), study.name
         for cell in document["cells"]:
             assert cell["failed"] is None, cell
-            assert cell["paper"] == paper.number(study.paper, "HP-MR", cell["row"], cell["column"]) or cell["column"] == "recommended"
+            assert cell["column"] in ("recommended", *study.elsewhere) or cell["paper"] == paper.number(
+                study.paper, "HP-MR", cell["row"], cell["column"]
+            )
             if cell["shows"] is None:
                 assert cell["value"] is not None or cell["paper"] is not None
                 continue
@@ -259,6 +261,9 @@ def test_the_studies_ask_what_the_paper_varied() -> None:
                 assert set(columns) <= {v.column for v in own if row in ("", v.row)} | set(study.quoted), (name, short)
     neighbours = {variant.column for variant in STUDIES["table8"].variants(grid.task("walker2d-medium-replay"), "quick")}
     assert neighbours == {"as in Table 8", "τ = 0.9", "λ_u = 2", "soft", "T = 0.3", "λ_g = 0.5", "SPAR-PROJ"}
+    preset = STUDIES["table8"].printed(grid.task("walker2d-medium-expert"), "", "as in Table 8")
+    assert preset is not None and (preset["mean"], preset["std"]) == (113.4, 0.8)
+    assert STUDIES["table8"].printed(grid.task("walker2d-medium-expert"), "", "soft") is None
     assert len(list(STUDIES["readings"].variants(grid.task(TASK), "paper"))) == 4 + (2 + 1) + 3 + 3 + 2 + 3 * 2 + 1 * 2
     algos = {variant.algo for variant in STUDIES["table1"].variants(grid.task(TASK), "quick")}
     assert algos == set(registry.ALGOS)

@@ -18,6 +18,7 @@ from spar import api
 from spar.presets import NEAREST
 from spar.runs.compare import flat
 from spar.runs.config import BUDGETS, PAPER_SEEDS, EvalConfig, RunConfig, to_dict
+from spar.studies import paper
 from spar.studies.claims import Claim
 from spar.trainer import Settings
 from spar.types import SparError
@@ -135,11 +136,19 @@ class Study:
     claims: tuple[Claim, ...] = ()
     paper: str | None = None  # its table in paper.json
     quoted: tuple[str, ...] = ()  # columns of that table that nothing here fills
+    elsewhere: Mapping[str, Callable[[Task], tuple[str, str]]] = field(
+        default_factory=dict
+    )  # columns printed in another: table, column there
     notes: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     picture: str | None = None  # the measurement that `figures` draws
     derive: Callable[[dict[str, Any]], Derived] | None = None  # what follows from a result document, anew each time it is shown
     available: Callable[[], bool] = lambda: True  # whether what it varies exists here
+
+    def printed(self, task: Task, row: str, column: str) -> dict[str, Any] | None:
+        """The paper's number beside a cell, as `paper.number` has it."""
+        table, there = self.elsewhere[column](task) if column in self.elsewhere else (self.paper, column)
+        return paper.number(table, task.paper, row, there)
 
     @property
     def regimes(self) -> dict[str, str | None]:

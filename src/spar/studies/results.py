@@ -20,7 +20,7 @@ from spar.data.episodes import Log
 from spar.evaluate import scores, stats
 from spar.runs import environment, experiment, tables
 from spar.runs.outcome import describe_log
-from spar.studies import claims, paper
+from spar.studies import claims
 from spar.studies.grid import Study, Task, Variant
 from spar.types import SparError
 
@@ -49,7 +49,7 @@ def _empty(study: Study, task: Task, row: str, column: str) -> Cell:
         "task": task.name,
         "row": row,
         "column": column,
-        "paper": paper.number(study.paper, task.paper, row, column),
+        "paper": study.printed(task, row, column),
         "run": None,
         "algo": None,
         "edits": {},
