@@ -101,7 +101,7 @@ def ours_cql(rows: Transitions, weights: dict, noise: Part) -> Part:
     draws.append((anywhere, jnp.full(anywhere.shape[:2], -act_dim * np.log(2))))
     drawn, log_prob = (jnp.concatenate(column) for column in zip(*draws, strict=True))
     y = ops.td_target(rows.reward, rows.terminated, next_q, CRITIC.discount)
-    loss, metrics = cql.critic_loss(cfg, critics, y, rows, drawn, log_prob, jnp.ones(()))
+    loss, metrics = cql.critic_loss(cfg, critics, jnp.ones(()), y, rows, drawn, log_prob)
     temperature = jnp.float32(0.3)
     return {
         "target": next_q,

@@ -13,6 +13,7 @@ from jax.scipy.special import ndtr, ndtri
 Params = Any
 Metrics = dict[str, jax.Array]
 Reduction = Literal["mean", "min"]
+BLOCK_ROWS = 2048  # that pass through a network at once on a CPU: more spill its activations out of the cache, and memory sets the pace
 TAIL = 1e-6  # probabilities are kept this far from 0 and 1 before they are inverted
 
 
@@ -88,21 +89,60 @@ def adam(learning_rate: float | optax.Schedule, clip_norm: float | None = None) 
     return step if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), step)
 
 
+def block_count(batch: int, copies: int) -> int:
+    """Into how many equal blocks a batch of B rows is cut of which each passes through a network in so many copies: the fewest that hold
+    no more than BLOCK_ROWS, if they hold an eighth of it. One on a GPU."""
+    if jax.default_backend() != "cpu":
+        return 1
+    fitting = (n for n in range(1, batch + 1) if batch % n == 0 and batch // n * copies <= BLOCK_ROWS)
+    count = next(fitting, 1)
+    return count if batch // count * copies >= min(BLOCK_ROWS // 8, batch * copies) else 1
+
+
+def cut(tree: Any, count: int, axis: int = 0) -> Any:
+    """(..., B, ...) -> (count, ..., B / count, ...) for every leaf, blocks of `axis` in order."""
+
+    def one(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
+
+    return jax.tree.map(one, tree)
+
+
+def joined(x: jax.Array, axis: int = 0) -> jax.Array:
+    """What `cut` cut."""
+    x = jnp.moveaxis(x, 0, axis)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def mean_over(of: Callable[[Any], Any], blocks: Any) -> Any:
+    """The mean of `of(block)` over the leading axis of `blocks`, one after another; both are pytrees."""
+    count = jax.tree.leaves(blocks)[0].shape[0]
+    shapes = jax.eval_shape(lambda: of(jax.tree.map(lambda x: x[0], blocks)))
+
+    def add(total: Any, block: Any) -> tuple[Any, None]:
+        return jax.tree.map(lambda t, x: t + x / count, total, of(block)), None
+
+    return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), blocks)[0]
+
+
 def grad_step(
-    loss: Callable[[Params], tuple[jax.Array, Metrics]],
+    loss: Callable[..., tuple[jax.Array, Metrics]],
     params: Params,
     opt_state: optax.OptState,
     tx: optax.GradientTransformation,
     *,
     name: str,
     members: bool = False,
+    blocks: Any = None,
 ) -> tuple[Params, optax.OptState, Metrics]:
-    """One gradient step on `loss(params) -> (scalar, metrics)`; returns parameters, optimiser state and metrics.
+    """One gradient step on `loss(params) -> (scalar, metrics)`, or on the mean of `loss(params, block)` over `blocks`; returns parameters,
+    optimiser state and metrics.
 
     The metrics gain `<name>_loss` and `<name>_grad_norm` (before clipping). With `members`, parameters carry a leading ensemble axis
     and the optimiser, its norm clip included, acts on each member alone.
     """
-    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    compute = jax.value_and_grad(loss, has_aux=True)
+    (value, metrics), gradient = compute(params) if blocks is None else mean_over(lambda block: compute(params, block), blocks)
     transform = jax.vmap(tx.update) if members else tx.update
     updates, opt_state = transform(gradient, opt_state, params)
     metrics = {**metrics, f"{name}_loss": value, f"{name}_grad_norm": optax.global_norm(gradient)}

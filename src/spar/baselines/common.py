@@ -98,10 +98,10 @@ def start(
 
 
 def step(
-    loss: Callable[[ops.Params], tuple[jax.Array, Metrics]], net: Net, learning_rate: float | optax.Schedule, name: str
+    loss: Callable[..., tuple[jax.Array, Metrics]], net: Net, learning_rate: float | optax.Schedule, name: str, blocks: Any = None
 ) -> tuple[Net, Metrics]:
-    """One Adam step; the target stays."""
-    params, opt, metrics = ops.grad_step(loss, net.params, net.opt, ops.adam(learning_rate), name=name)
+    """One Adam step; the target stays. `blocks` as for `ops.grad_step`."""
+    params, opt, metrics = ops.grad_step(loss, net.params, net.opt, ops.adam(learning_rate), name=name, blocks=blocks)
     return Net(params, opt, net.target), metrics
 
 

@@ -71,7 +71,7 @@ def conservative(cfg: Config, params: ops.Params, rows: Transitions, drawn: jax.
 
 
 def critic_loss(
-    cfg: Config, params: ops.Params, y: jax.Array, rows: Transitions, drawn: jax.Array, log_prob: jax.Array, multiplier: jax.Array
+    cfg: Config, params: ops.Params, multiplier: jax.Array, y: jax.Array, rows: Transitions, drawn: jax.Array, log_prob: jax.Array
 ) -> tuple[jax.Array, Metrics]:
     td, metrics = common.critic_loss(cfg.critic, params, y, rows)
     gap = cfg.weight * (conservative(cfg, params, rows, drawn, log_prob) - (cfg.gap or 0.0))
@@ -119,10 +119,11 @@ def update(cfg: Config, state: State, batch: Batch, key: jax.Array, step: jax.Ar
     y = ops.td_target(rows.reward, rows.terminated, next_q, cfg.critic.discount)
     drawn, log_prob = jax.lax.stop_gradient(draw(cfg, state.actor.params, rows, draw_key))
     multiplier = jnp.ones(()) if cfg.gap is None else jnp.minimum(jnp.exp(state.log_multiplier.params), LARGEST)
-    critics, critic_metrics = common.step(
-        lambda p: critic_loss(cfg, p, y, rows, drawn, log_prob, multiplier), state.critics, cfg.critic.learning_rate, "critic"
-    )
-    log_multiplier, rate = state.log_multiplier, cfg.critic.learning_rate if cfg.multiplier_rate is None else cfg.multiplier_rate
+    count = ops.block_count(len(y), len(drawn) + 1)
+    blocks = (*ops.cut((y, rows), count), *ops.cut((drawn, log_prob), count, axis=1))
+    rate = cfg.critic.learning_rate
+    critics, critic_metrics = common.step(lambda p, b: critic_loss(cfg, p, multiplier, *b), state.critics, rate, "critic", blocks)
+    log_multiplier, rate = state.log_multiplier, rate if cfg.multiplier_rate is None else cfg.multiplier_rate
     if cfg.gap is not None:
         log_multiplier = raised(log_multiplier, critic_metrics["conservative_gap"], rate, "multiplier")
     found = {**metrics, **critic_metrics, "alpha": alpha, "multiplier": multiplier}

@@ -56,6 +56,27 @@ def candidate_weights(
     return weighting.over_candidates(cfg, (q - batch.frozen["q_base"]) / batch.frozen["sigma"])
 
 
+def proposals(
+    cvae: residual.CVAEConfig,
+    weighting_cfg: weighting.Config,
+    critic_cfg: critics.Config,
+    target: ops.Params,
+    guides: ops.Params,
+    batch: Batch,
+    z: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The candidates (K, B, A) of latents z (K, B, Z) and their omega (K, B), a block of states at a time."""
+    count = ops.block_count(z.shape[1], len(z))
+
+    def of(block: tuple[jax.Array, Batch]) -> tuple[jax.Array, jax.Array]:
+        z, batch = block
+        candidates = residual.decode(cvae, target, batch.rows.obs, batch.frozen["a_base"], z)
+        return candidates, candidate_weights(weighting_cfg, critic_cfg, guides, batch, candidates)
+
+    found = jax.lax.map(of, (ops.cut(z, count, axis=1), ops.cut(batch, count)))
+    return ops.joined(found[0], axis=1), ops.joined(found[1], axis=1)
+
+
 def imitation_loss(
     cfg: Config,
     cvae: residual.CVAEConfig,
@@ -113,10 +134,8 @@ def update(
         return step_with(lambda params: jnp.zeros(()))
 
     def imitate() -> tuple[ops.Params, optax.OptState, Metrics]:
-        a_base = batch.frozen["a_base"]
-        z = jax.random.normal(z_key, (cfg.candidates, *a_base.shape[:-1], cvae.latent_dim))
-        candidates = residual.decode(cvae, state.target, batch.rows.obs, a_base, z)
-        omega = candidate_weights(weighting_cfg, critic_cfg, guides, batch, candidates)
+        z = jax.random.normal(z_key, (cfg.candidates, *batch.frozen["a_base"].shape[:-1], cvae.latent_dim))
+        candidates, omega = proposals(cvae, weighting_cfg, critic_cfg, state.target, guides, batch, z)
         return step_with(lambda params: imitation_loss(cfg, cvae, params, batch, z, candidates, omega, imitation_key))
 
     params, opt, metrics = jax.lax.cond(step % cfg.period == 0, imitate, fit_only) if cfg.lambda_g else fit_only()
