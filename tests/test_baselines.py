@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spar import nets, ops, registry
+from spar import nets, registry
 from spar.baselines import common, cql, iql, lapo, onestep, presets, td3
 from spar.data.rows import from_rows
 from spar.data.scalers import Scaler
@@ -278,18 +278,6 @@ def test_cqls_penalty_against_a_loop() -> None:
     for i in range(2):
         rises = [np.log(sum(np.exp(q[i, k, b] - log_prob[k, b]) for k in range(4))) - data[i, b] for b in range(8)]
         assert penalty[i] == pytest.approx(np.mean(rises), rel=1e-4)
-
-
-def test_cqls_update_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut into blocks or whole, the critics take the same step."""
-    found, batch = trained("cql"), Batch(fixed_batch(), {})
-    steps = []
-    for rows, count in ((10**6, 1), (70, 140)):
-        monkeypatch.setattr(ops, "BLOCK_ROWS", rows)
-        assert ops.block_count(len(batch.rows.reward), 3 * found.cfg.samples + 1) == count
-        steps.append(jax.jit(lambda: cql.update(found.cfg, found.state, batch, KEY, jnp.int32(0)))())
-    for one, other in zip(jax.tree.leaves(steps[0]), jax.tree.leaves(steps[1]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_onesteps_reverse_kl_is_that_of_quadrature() -> None:

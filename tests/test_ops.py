@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from spar import nets, ops
@@ -102,44 +100,3 @@ def test_the_bound_of_one_critic_or_of_equal_ones_has_a_gradient() -> None:
         np.testing.assert_allclose(gradient, np.full(q.shape, 1 / len(q)), atol=1e-7)
     spread = jnp.asarray([[0.0], [1.0], [5.0]])
     np.testing.assert_allclose(ops.lcb(spread, 0.5), np.mean([0, 1, 5]) - 0.5 * np.std([0, 1, 5]), rtol=1e-6)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 96), st.integers(1, 200), st.integers(1, 3000))
-def test_blocks_are_equal_and_the_fewest_that_fit(batch: int, copies: int, rows: int) -> None:
-    """A batch whose divisors leave no block of a sensible size stays whole."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "BLOCK_ROWS", rows)
-        count = ops.block_count(batch, copies)
-    sensible = [n for n in range(1, batch + 1) if batch % n == 0 and rows // 8 <= batch // n * copies <= rows]
-    assert count == (1 if batch * copies <= rows else min(sensible, default=1))
-
-
-def test_a_gpu_takes_a_batch_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert ops.block_count(256, 64) == 1
-
-
-def test_blocks_keep_their_order_and_can_be_joined() -> None:
-    x = jnp.arange(24).reshape(2, 6, 2)
-    for axis in (0, 1, 2):
-        blocks = ops.cut(x, 2, axis)
-        np.testing.assert_array_equal(blocks, np.stack(np.split(np.asarray(x), 2, axis)))
-        np.testing.assert_array_equal(ops.joined(blocks, axis), x)
-    assert ops.cut({"a": x, "b": x[:, 0]}, 2)["b"].shape == (2, 1, 2)
-
-
-def test_a_step_over_blocks_is_that_over_all_rows() -> None:
-    """Losses, metrics and parameters, of a mean over rows."""
-    rng = np.random.default_rng(0)
-    x, y = jnp.asarray(rng.normal(size=(12, 3)), jnp.float32), jnp.asarray(rng.normal(size=12), jnp.float32)
-    params, tx = {"w": jnp.ones(3)}, ops.adam(1e-2, clip_norm=0.5)
-
-    def loss(params: ops.Params, rows: tuple[jax.Array, jax.Array] = (x, y)) -> tuple[jax.Array, ops.Metrics]:
-        error = rows[0] @ params["w"] - rows[1]
-        return (error**2).mean(), {"error": error.mean()}
-
-    whole = ops.grad_step(loss, params, tx.init(params), tx, name="fit")
-    parts = ops.grad_step(loss, params, tx.init(params), tx, name="fit", blocks=ops.cut((x, y), 4))
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5)

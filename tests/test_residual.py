@@ -188,21 +188,6 @@ def test_imitation_equals_a_naive_loop(reading: str) -> None:
     assert float(loss) == pytest.approx(total / 16, rel=1e-3)
 
 
-def test_candidates_and_weights_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg, state, batch = prepared("spar-proj")
-    z = np.random.default_rng(0).normal(size=(4, 16, 3)).astype(np.float32)
-    guides = critics.members(state.critics, "guide")
-    found = []
-    for rows, count in ((ops.BLOCK_ROWS, 1), (8, 8)):
-        monkeypatch.setattr(ops, "BLOCK_ROWS", rows)
-        assert ops.block_count(16, 4) == count
-        found.append(imitation.proposals(cfg.cvae, cfg.weighting, cfg.critic, state.residual.target, guides, batch, z))
-    whole = residual.decode(cfg.cvae, state.residual.target, batch.rows.obs, batch.frozen["a_base"], z)
-    np.testing.assert_allclose(found[0][0], whole, rtol=1e-5, atol=1e-6)
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
 def test_paired_reading_is_zero_where_student_and_teacher_agree() -> None:
     """Eq. 10 to the letter has nothing to teach a student that equals its own average: the puzzle of docs/readings.md."""
     cfg, state, batch = prepared("spar-proj", imitation={"reading": "paired"}, weighting={"filter": "soft"})
