@@ -143,4 +143,4 @@ def load(path: Path) -> sac.Actor:
     for key, array in arrays.items():
         _, layer, kind = key.split("/")
         layers.setdefault(layer, {})[kind] = array.astype(np.float32)
-    return sac.Actor({"params": {"mlp": layers}})
+    return sac.Actor({"params": {"mlp": layers}}, sac.in_order)

@@ -95,7 +95,7 @@ class Recipe:
         if self.updates:
             key = jax.random.key(self.seed)
             params = fit(jnp.asarray(human["observations"]), jnp.asarray(human["actions"]), key, self.updates, 256)
-            clone = rollouts.Mode(sac.Actor({"params": {"mlp": params["params"]}}), act_dim, rng)
+            clone = rollouts.Mode(sac.Actor({"params": {"mlp": params["params"]}}, sac.in_order), act_dim, rng)
             envs = [mazes.robotics(ENV_ID, max_episode_steps=CLONE_STEPS) for _ in range(demos)]
             cloned = rollouts.roll(envs, clone, self.rows // 2, rng, infos=infos)
             say(f"clone: mean reward {cloned['rewards'].mean():.1f} a step")
