@@ -135,8 +135,8 @@ def grad_step(
     members: bool = False,
     blocks: Any = None,
 ) -> tuple[Params, optax.OptState, Metrics]:
-    """One gradient step on `loss(params) -> (scalar, metrics)`, or on the mean of `loss(params, block)` over `blocks`; returns parameters,
-    optimiser state and metrics.
+    """One gradient step on `loss(params) -> (scalar, metrics)`, or on the mean of `loss(params, block)` over `blocks` of equal
+    size, which is the same where losses and metrics are means over rows; returns parameters, optimiser state and metrics.
 
     The metrics gain `<name>_loss` and `<name>_grad_norm` (before clipping). With `members`, parameters carry a leading ensemble axis
     and the optimiser, its norm clip included, acts on each member alone.

@@ -131,11 +131,9 @@ def _plas(cfg: spar.PLASConfig, state: spar.State, batch: Batch, key: jax.Array)
 
 def _proj(cfg: spar.PROJConfig, state: spar.State, batch: Batch, key: jax.Array) -> Objective:
     fit_key, z_key, imitation_key = jax.random.split(key, 3)
-    a_base = batch.frozen["a_base"]
-    z = jax.random.normal(z_key, (cfg.imitation.candidates, *a_base.shape[:-1], cfg.cvae.latent_dim))
-    candidates = residual.decode(cfg.cvae, state.residual.target, batch.rows.obs, a_base, z)
+    z = jax.random.normal(z_key, (cfg.imitation.candidates, *batch.frozen["a_base"].shape[:-1], cfg.cvae.latent_dim))
     guides = critics.members(state.critics, "guide")
-    omega = imitation.candidate_weights(cfg.weighting, cfg.critic, guides, batch, candidates)
+    candidates, omega = imitation.proposals(cfg.cvae, cfg.weighting, cfg.critic, state.residual.target, guides, batch, z)
 
     def fit(params: ops.Params, own: residual.CVAEConfig = cfg.cvae) -> jax.Array:
         return residual.fit_loss(own, params, batch, fit_key)[0]
