@@ -264,7 +264,7 @@ def test_the_studies_ask_what_the_paper_varied() -> None:
     preset = STUDIES["table8"].printed(grid.task("walker2d-medium-expert"), "", "as in Table 8")
     assert preset is not None and (preset["mean"], preset["std"]) == (113.4, 0.8)
     assert STUDIES["table8"].printed(grid.task("walker2d-medium-expert"), "", "soft") is None
-    assert len(list(STUDIES["readings"].variants(grid.task(TASK), "paper"))) == 4 + (2 + 1) + 3 + 3 + 2 + 3 * 2 + 1 * 2
+    assert len(list(STUDIES["readings"].variants(grid.task(TASK), "paper"))) == 4 * 2 + 3 + 3 + 2 + 3 * 2 + 1 * 2
     algos = {variant.algo for variant in STUDIES["table1"].variants(grid.task(TASK), "quick")}
     assert algos == set(registry.ALGOS)
 

@@ -41,14 +41,30 @@ def test_the_readings_are_ranked_over_the_tasks_that_have_them_all() -> None:
     rows = [
         (task, value, NOISE + shift) for task, value, shift in (("s", own, 0.0), ("s", other, 4.0), ("t", own, 10.0), ("t", other, 12.0))
     ]
-    cells = [{**cell(task, factor.named(value), table, reference=[0.0, 100.0]), "row": row} for task, value, table in rows]
-    lonely = {**cell("u", factor.named(own), NOISE + 100.0, reference=[0.0, 100.0]), "row": row}
+    cells = [{**cell(task, factor.own(value), table, reference=[0.0, 100.0]), "row": row} for task, value, table in rows]
+    lonely = {**cell("u", factor.own(own), NOISE + 100.0, reference=[0.0, 100.0]), "row": row}
     found = {**document(*cells, lonely, regimes=dict.fromkeys("stu")), "notes": []}
     count, standing = study_sweeps.standings(Results(found), factor)
     assert count == 2 and standing[other].mean == pytest.approx(NOISE.mean() + 8.0)
     assert (standing[other].low, standing[other].high) == (pytest.approx(3.0), pytest.approx(3.0))  # the same for every seed
     said = study_sweeps.READINGS_STUDY.shown(found)["notes"][-1]
     assert "over 2 tasks" in said and said.index(f"{other} ") < said.index(f"{own} ")
+
+
+def test_a_crossed_reading_is_ranked_over_what_it_is_crossed_with() -> None:
+    """Main effects: a reading that is best with one reduction alone does not win by it."""
+    reading, reduction = study_sweeps.FACTORS[:2]
+    gains = {("convex", "sum"): 9.0, ("elbo", "mean"): 16.0, ("elbo", "sum"): -8.0}
+    cells = [
+        {**cell("s", column, NOISE + gains.get((one, other), 0.0), reference=[0.0, 100.0]), "row": "SPAR-PROJ"}
+        for one in reading.values
+        for other, column in zip(reduction.values, reading.columns(one), strict=True)
+    ]
+    found = Results(document(*cells, regimes={"s": "unimodal"}))
+    gained = {value: score.mean - NOISE.mean() for value, score in study_sweeps.standings(found, reading)[1].items()}
+    assert gained == pytest.approx({"resample": 0.0, "paired": 0.0, "convex": 4.5, "elbo": 4.0})
+    gained = {value: score.mean - NOISE.mean() for value, score in study_sweeps.standings(found, reduction)[1].items()}
+    assert gained == pytest.approx({"sum": 0.25, "mean": 4.0})
 
 
 def test_the_defaults_are_those_that_measure_best() -> None:

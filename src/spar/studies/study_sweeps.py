@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,12 +213,12 @@ SIGMA, READING, SCALE, REDUCTION = "weighting.sigma", "imitation.reading", "resi
 
 
 def readings(task: Task, budget: str) -> list[Variant]:
-    """One factor at a time around the defaults; with larger budgets than quick every reading, and every guide scale, with every sigma."""
+    """Readings of self-imitation crossed with reductions of the ELBO, on which a latent's life depends, and one other factor at a time
+    around the defaults; with larger budgets than quick every reading, and every guide scale, with every sigma."""
     proj = registry.get("spar-proj").default
-    default_first = sorted(READINGS, key=lambda reading: reading != value_of(proj, READING))
-    found = [Variant(_reading(reading), "spar-proj", {READING: reading}, "SPAR-PROJ") for reading in default_first]
-    found += [Variant(_reduction(reduction), "spar-proj", {REDUCTION: reduction}, "SPAR-PROJ") for reduction in REDUCTIONS]
-    found += [Variant(f"{_reading('elbo')}, {_reduction('mean')}", "spar-proj", {READING: "elbo", REDUCTION: "mean"}, "SPAR-PROJ")]
+    own = (value_of(proj, READING), value_of(proj, REDUCTION))
+    default_first = sorted(itertools.product(READINGS, REDUCTIONS), key=lambda both: both != own)
+    found = [Variant(_both(*both), "spar-proj", dict(zip((READING, REDUCTION), both, strict=True)), "SPAR-PROJ") for both in default_first]
     found += [Variant(_sigma(sigma), "spar-proj", {SIGMA: sigma}, "SPAR-PROJ") for sigma in SIGMAS]
     found += [Variant(_sigma(sigma), "spar-mlp", {SIGMA: sigma}, "SPAR-MLP") for sigma in SIGMAS]
     found += [Variant(_scale(scale), "spar-mlp", {SCALE: scale}, "SPAR-MLP") for scale in SCALES]
@@ -242,8 +243,8 @@ def _reading(value: str) -> str:
     return f"reading {value}"
 
 
-def _reduction(value: str) -> str:
-    return f"ELBO in {value}s"
+def _both(reading: str, reduction: str) -> str:
+    return f"{_reading(reading)}, ELBO in {reduction}s"
 
 
 def _sigma(value: str) -> str:
@@ -255,44 +256,59 @@ def _scale(value: str) -> str:
 
 
 class Factor(NamedTuple):
-    """A choice that the paper leaves open: a field of an algorithm's configuration, its values, and how their columns are called."""
+    """A choice that the paper leaves open: a field of an algorithm's configuration, its values, and the columns of each, over all values
+    of what it is crossed with."""
 
     algo: str
     path: str
     values: tuple[str, ...]
-    named: Callable[[str], str]
+    columns: Callable[[str], Sequence[str]]
+    own: Callable[[str], str]  # the one of them where all else is as by default
 
     @property
     def default(self) -> str:
         return str(value_of(registry.get(self.algo).default, self.path))
 
-    def place(self, value: str) -> Place:
-        return (self.named(value), label(self.algo))
+    def places(self, value: str) -> list[Place]:
+        return [(column, label(self.algo)) for column in self.columns(value)]
 
     def claim(self) -> Claim:
-        others = [value for value in self.values if value != self.default]
-        text = f"{label(self.algo)}: {self.path} = {self.default}, the default, returns more than {' and '.join(others)}"
-        return Claim(text, best(self.place(self.default), [self.place(value) for value in others]), ours=True)
+        own, *others = ((self.own(value), label(self.algo)) for value in sorted(self.values, key=lambda value: value != self.default))
+        rest = " and ".join(value for value in self.values if value != self.default)
+        text = f"{label(self.algo)}: {self.path} = {self.default}, the default, returns more than {rest}"
+        return Claim(text, best(own, others), ours=True)
 
 
+def alone(algo: str, path: str, values: tuple[str, ...], named: Callable[[str], str]) -> Factor:
+    """A factor that is crossed with none."""
+    return Factor(algo, path, values, lambda value: (named(value),), named)
+
+
+_PROJ = registry.get("spar-proj").default
 FACTORS = (
-    Factor("spar-proj", READING, READINGS, _reading),
-    Factor("spar-proj", REDUCTION, REDUCTIONS, _reduction),
-    Factor("spar-proj", SIGMA, SIGMAS, _sigma),
-    Factor("spar-mlp", SIGMA, SIGMAS, _sigma),
-    Factor("spar-mlp", SCALE, SCALES, _scale),
-)
+    Factor(
+        "spar-proj", READING, READINGS, lambda reading: [_both(reading, reduction) for reduction in REDUCTIONS],
+        lambda reading: _both(reading, value_of(_PROJ, REDUCTION)),
+    ),
+    Factor(
+        "spar-proj", REDUCTION, REDUCTIONS, lambda reduction: [_both(reading, reduction) for reading in READINGS],
+        lambda reduction: _both(value_of(_PROJ, READING), reduction),
+    ),
+    alone("spar-proj", SIGMA, SIGMAS, _sigma),
+    alone("spar-mlp", SIGMA, SIGMAS, _sigma),
+    alone("spar-mlp", SCALE, SCALES, _scale),
+)  # fmt: skip
 
 
 def standings(results: Results, factor: Factor) -> tuple[int, dict[str, stats.Interval]]:
-    """Over how many tasks, those with scores of every value, each value's mean score was taken, and that mean; intervals, Student's over
-    seeds, are of its difference from the default's."""
+    """Over how many tasks, those with scores of every value, each value's mean score was taken, also over what it is crossed with, and
+    that mean; intervals, Student's over seeds, are of its difference from the default's."""
     tables = []
     for task, _ in results.tasks():
-        own = [values(results, task, factor.place(value)) for value in factor.values]
+        own = [values(results, task, place) for value in factor.values for place in factor.places(value)]
         present = [table.mean(1) for table in own if table is not None]
         if len(present) == len(own) and results.interest(task) and len({len(table) for table in present}) == 1:
-            tables.append(np.stack(present))
+            tables.append(np.stack(present).reshape(len(factor.values), -1, len(present[0])).mean(1))
     if not tables or len({table.shape for table in tables}) > 1:
         return 0, {}
     scores = np.mean(tables, axis=0)  # (values, seeds)
@@ -324,9 +340,9 @@ READINGS_STUDY = Study(
     title="What the paper leaves open",
     source="Eq. 10, Proposition 3.3, Algorithm 4; sigma_Q of 3.2.2; the scale of eq. 7",
     about=(
-        "Readings of latent self-imitation, of the ELBO's reduction, of sigma_Q and of the guide term (SPAR-PROJ has none), around the "
-        "defaults on the task's preset: one at a time with the budgets smoke and quick, crossed with sigma_Q with larger ones; and the "
-        "reading that ties latents to candidates with the ELBO that leaves them alive."
+        "Readings of latent self-imitation, crossed with reductions of the ELBO, one of which leaves latents alive; of sigma_Q and of the "
+        "guide term (SPAR-PROJ has none), one at a time around the defaults on the task's preset with the budgets smoke and quick, "
+        "crossed with the former with larger ones."
     ),
     variants=readings,
     tasks=TEN,
